@@ -1,0 +1,26 @@
+"""Benchmarks as LightningDataModules, and the embedded demo corpus."""
+
+from datamodules.base import Benchmark, TaskData
+from datamodules.coco import COCO
+from datamodules.gqa import GQA
+from datamodules.how2qa import How2QA
+from datamodules.multitask import MultiTask
+from datamodules.nlvr2 import NLVR2
+from datamodules.tvc import TVC
+from datamodules.tvqa import TVQA
+from datamodules.vqav2 import VQAv2
+from datamodules.yc2c import YC2C
+
+__all__ = [
+    "COCO",
+    "GQA",
+    "NLVR2",
+    "TVC",
+    "TVQA",
+    "YC2C",
+    "Benchmark",
+    "How2QA",
+    "MultiTask",
+    "TaskData",
+    "VQAv2",
+]

@@ -1,0 +1,367 @@
+"""What the eight benchmarks share: from annotation files and features to loaders of batches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch.utils.data import Dataset
+
+from datamodules.packed import PackedExamples
+from vl_peft.batch import Batch, Example, Generation, Task
+from vl_peft.collate import Features, collate, draw_target
+from vl_peft.errors import ConfigError, DataError, UserError
+from vl_peft.features.pooling import pool_grid, pool_time
+from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
+from vl_peft.metrics import SentenceMetric
+from vl_peft.sampling import Draw, Schedule, SequentialTaskSampler, TaskLoader, TaskSampler
+from vl_peft.tokenizer import TextTokenizer
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How examples become batches; the same for all benchmarks of a run. See :class:`TaskData` for the fields."""
+
+    root: str = "data/demo"
+    encoder: str | None = None
+    tokenizer: str = "demo"
+    temperature: float = 1.0
+    steps_per_epoch: int | None = None
+    seed: int = 42
+    num_workers: int = 0
+    cache_gb: float = 1.0
+    missing_features: Literal["fail", "skip"] = "fail"
+    ablate_visual: bool = False
+    prompt_position: Literal["front", "end"] = "front"
+    cut: Literal["context", "end"] = "context"
+    mask_padding: bool = True
+
+
+class TaskData(LightningDataModule, ABC):
+    """Loaders over one or several benchmarks.
+
+    Args:
+        root: the folder that holds the benchmarks' folders (``COCO``, ``GQA``, ``nlvr``, ``vqa``, ``video``).
+        encoder: name of the vision encoder in the features' folder names; ``None`` takes the only one there is.
+        tokenizer: that of the backbone (the command line sets it).
+        temperature: 1 draws tasks in proportion to their size, infinity (``.inf``) uniformly.
+        steps_per_epoch: ``None`` for one pass over every task.
+        seed: of the order of the data and of the answers drawn (the command line sets it from ``seed_everything``).
+        num_workers: worker processes of a loader; 0 loads in the training process.
+        cache_gb: keep features in memory up to this size, per process and benchmark.
+        missing_features: ``"fail"``, or ``"skip"`` the examples whose images or videos have none, and say how many.
+        ablate_visual: replace all visual features by zeros, to see how much of a score comes from the text alone.
+        prompt_position: where a task's prompt stands (the published code puts it at the end for video).
+        cut: what a text over the limit loses: ``"context"``, its subtitles, or ``"end"``, whatever comes last.
+        mask_padding: ``False`` pads each video with zero frames that are attended to, as the published code does.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/demo",
+        encoder: str | None = None,
+        tokenizer: str = "demo",
+        temperature: float = 1.0,
+        steps_per_epoch: int | None = None,
+        seed: int = 42,
+        num_workers: int = 0,
+        cache_gb: float = 1.0,
+        missing_features: Literal["fail", "skip"] = "fail",
+        ablate_visual: bool = False,
+        prompt_position: Literal["front", "end"] = "front",
+        cut: Literal["context", "end"] = "context",
+        mask_padding: bool = True,
+    ) -> None:
+        super().__init__()
+        given = locals()
+        self.loading = Loading(**{f.name: given[f.name] for f in fields(Loading)})
+
+    @property
+    @abstractmethod
+    def benchmarks(self) -> Mapping[str, Benchmark]:
+        """The benchmarks by task name."""
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """What the model has to know of each benchmark."""
+        return {name: benchmark.task for name, benchmark in self.benchmarks.items()}
+
+    @property
+    def feature_dim(self) -> int:
+        """Size F of the visual features on disk, the same for all benchmarks.
+
+        Raises:
+            ConfigError: if the benchmarks disagree.
+        """
+        dims = {name: benchmark.store("train").dim for name, benchmark in self.benchmarks.items()}
+        if len(set(dims.values())) > 1:
+            raise ConfigError(f"The visual features differ in size ({dims}): benchmarks trained together need the same.")
+        return next(iter(dims.values()))
+
+    def setup(self, stage: str) -> None:
+        """Read the annotations that the stage needs, so that mistakes in them show before anything runs."""
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("train", "val")}
+        for benchmark in self.benchmarks.values():
+            for split in splits.get(stage, ("train", "test")):
+                benchmark.examples(split)
+
+    def schedule(self, world: int = 1) -> Schedule:
+        """The training plan on ``world`` processes."""
+        return Schedule(
+            sizes={name: len(b.examples("train")) for name, b in self.benchmarks.items()},
+            batch_sizes={name: b.batch_size * world for name, b in self.benchmarks.items()},
+            temperature=self.loading.temperature,
+            steps_per_epoch=self.loading.steps_per_epoch,
+            seed=self.loading.seed,
+            world=world,
+        )
+
+    def train_dataloader(self) -> TaskLoader:
+        """One loader over the union of the tasks: one pool of workers, every batch of one task."""
+        rank, world = self._rank_and_world()
+        return self._loader("train", TaskSampler(self.schedule(world), rank))
+
+    def val_dataloader(self) -> list[TaskLoader]:
+        """One loader for each benchmark's validation split."""
+        return self._evaluation_loaders("val")
+
+    def test_dataloader(self) -> list[TaskLoader]:
+        """One loader for each benchmark's test split."""
+        return self._evaluation_loaders("test")
+
+    def predict_dataloader(self) -> list[TaskLoader]:
+        """The test split, whose labels are not needed."""
+        return self._evaluation_loaders("test")
+
+    def _evaluation_loaders(self, split: Split) -> list[TaskLoader]:
+        rank, world = self._rank_and_world()
+        return [
+            self._loader(
+                split, SequentialTaskSampler(name, len(b.examples(split)), b.eval_batch_size or b.batch_size, rank, world)
+            )
+            for name, b in self.benchmarks.items()
+        ]
+
+    def _loader(self, split: Split, sampler: TaskSampler | SequentialTaskSampler) -> TaskLoader:
+        workers = self.loading.num_workers
+        return TaskLoader(
+            TaskDataset(self.benchmarks, split),
+            sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0 and split == "train",
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+class Benchmark(TaskData):
+    """One benchmark: its files, text, lengths and metric. Nothing here knows of a model.
+
+    Args:
+        batch_size: examples per step and process.
+        eval_batch_size: for validation and test; ``None`` is the same.
+        use_prompt: put the task's prompt to the text.
+        prompt_text: a prompt in place of the benchmark's own.
+        generation: how answers are generated, in place of the benchmark's own way.
+        shared: the arguments of :class:`TaskData`. Inside a ``MultiTask`` they are set there.
+    """
+
+    task: Task
+    prompt: ClassVar[str]
+    max_source: ClassVar[int | None]
+    max_target: ClassVar[int | None]
+    visual_kind: ClassVar[Literal["grid", "frames"]]
+    visual_tokens: ClassVar[int]
+    media_patterns: ClassVar[tuple[str, ...]] = ()  # where the images or videos are, below the root
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        use_prompt: bool = True,
+        prompt_text: str | None = None,
+        generation: Generation | None = None,
+        **shared: object,
+    ) -> None:
+        super().__init__(**shared)  # type: ignore[arg-type]
+        if generation is not None:
+            self.task = replace(self.task, generation=generation)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.prompt_text = (self.prompt if prompt_text is None else prompt_text) if use_prompt else ""
+        self._examples: dict[Split, PackedExamples] = {}
+        self._stores: dict[str, FeatureStore] = {}
+        self._reported: set[str] = set()
+
+    @abstractmethod
+    def read(self, split: Split) -> Iterator[Example]:
+        """Parse the annotation files of a split, in file order."""
+
+    @abstractmethod
+    def metric(self) -> SentenceMetric:
+        """A fresh metric of this benchmark."""
+
+    @abstractmethod
+    def feature_folder(self, split: Split) -> str:
+        """Where the features of a split are: a path below the root in which ``{encoder}`` stands for its name."""
+
+    @property
+    def benchmarks(self) -> Mapping[str, Benchmark]:
+        """Itself alone."""
+        return {self.task.name: self}
+
+    @property
+    def root(self) -> Path:
+        """The data root."""
+        return Path(self.loading.root)
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer of the backbone."""
+        return TextTokenizer(self.loading.tokenizer)
+
+    def prompted(self, text: str) -> str:
+        """The text with the task's prompt before or after it."""
+        return self.prompt_text + text if self.loading.prompt_position == "front" else f"{text} {self.prompt_text}"
+
+    def prompted_with_context(self, before: str, context: str, after: str) -> tuple[str, tuple[int, int]]:
+        """The prompted text ``before + context + after`` and the span of the context in it."""
+        source = self.prompted(before + context + after)
+        start = len(before) + (len(self.prompt_text) if self.loading.prompt_position == "front" else 0)
+        return source, (start, start + len(context))
+
+    def report(self, message: str) -> None:
+        """Tell the user something about the data, once."""
+        if message not in self._reported:
+            self._reported.add(message)
+            rank_zero_info(f"{self.task.name}: {message}")
+
+    def examples(self, split: Split) -> PackedExamples:
+        """All examples of a split, parsed once, without those that have no features if these are to be skipped.
+
+        Raises:
+            DataError: if the split is empty or features are missing.
+        """
+        if split not in self._examples:
+            examples = PackedExamples(self._with_features(self.read(split), split))
+            if not len(examples):
+                raise DataError(self.root, f"the {split} split of {self.task.name} is empty", remedy="Check its files.")
+            self._examples[split] = examples
+        return self._examples[split]
+
+    def _with_features(self, examples: Iterable[Example], split: Split) -> Iterator[Example]:
+        store = self.store(split)
+        known = set(store.keys())
+        missing: dict[str, int] = defaultdict(int)
+        for example in examples:
+            absent = [key for key in example.visuals if key not in known]
+            for key in absent:
+                missing[key] += 1
+            if not absent:
+                yield example
+        if missing:
+            what = (
+                f"no features for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
+                f"({', '.join(list(missing)[:10])}{', ...' if len(missing) > 10 else ''})"
+            )
+            if self.loading.missing_features == "fail":
+                remedy = "Extract them, or leave these examples out with --data.missing_features skip."
+                raise DataError(store.path, what, remedy=remedy)
+            self.report(f"{what}: skipped")
+
+    def commonest_target(self) -> str:
+        """The training target of the largest total weight: what a constant answer would be."""
+        totals: dict[str, float] = defaultdict(float)
+        for example in self.examples("train"):
+            for target, weight in zip(example.targets, example.weights, strict=True):
+                totals[target] += weight
+        return max(totals, key=lambda target: totals[target])
+
+    def media(self, key: str) -> Path | None:
+        """The image or video file of a visual key, where it is at hand; only for looking at."""
+        patterns = (pattern.format(key=key) for pattern in self.media_patterns)
+        return next((path for pattern in patterns for path in self.root.glob(pattern)), None)
+
+    def store(self, split: Split) -> FeatureStore:
+        """The features of a split.
+
+        Raises:
+            DataError: if the folder is missing.
+            ConfigError: if it is not clear which encoder's features to take.
+        """
+        pattern = self.feature_folder(split)
+        if pattern not in self._stores:
+            folder = self._feature_path(pattern)
+            kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
+            self._stores[pattern] = CachedStore(kind(folder), int(self.loading.cache_gb * 2**30))
+        return self._stores[pattern]
+
+    def _feature_path(self, pattern: str) -> Path:
+        if self.loading.encoder is not None:
+            return self.root / pattern.format(encoder=self.loading.encoder)
+        found = sorted(path for path in self.root.glob(pattern.format(encoder="*")) if path.is_dir())
+        if len(found) > 1:
+            raise ConfigError(
+                f"Features of several encoders are in {found[0].parent}: {', '.join(p.name for p in found)}. "
+                "Choose one with --data.encoder."
+            )
+        if not found:
+            raise DataError(
+                self.root / pattern.format(encoder="<encoder>"),
+                "no such feature folder",
+                remedy="Set --data.root to your data, or write the demo corpus with `vl-peft data demo`.",
+            )
+        return found[0]
+
+    def load(self, split: Split, draw: Draw) -> Batch:
+        """The batch of the drawn rows. Training draws one target per example; evaluation keeps the examples."""
+        examples = [self.examples(split)[row] for row in draw.rows]
+        targets = None
+        if split == "train":
+            targets = [draw_target(e, self.loading.seed, draw.epoch) for e in examples]
+        store = self.store(split)
+        batch = collate(
+            task=self.task.name,
+            examples=examples,
+            targets=targets,
+            features=[[self._visual(store, key) for key in e.visuals] for e in examples],
+            tokenizer=self.tokenizer,
+            max_source=self.max_source,
+            max_target=self.max_target,
+            cut=self.loading.cut,
+            pad_visual_to=self.visual_tokens if self.visual_kind == "frames" and not self.loading.mask_padding else None,
+        )
+        return batch if split == "train" else replace(batch, examples=examples)
+
+    def _visual(self, store: FeatureStore, key: str) -> Features:
+        pool = pool_grid if self.visual_kind == "grid" else pool_time
+        features = pool(store.read(key), self.visual_tokens)
+        return np.zeros_like(features) if self.loading.ablate_visual else features
+
+
+class TaskDataset(Dataset[Batch | UserError]):
+    """Maps a :class:`Draw` to its Batch; made once per split over all benchmarks.
+
+    The user's mistakes are returned, for the loader to raise: torch would wrap what a worker raises in a traceback.
+    """
+
+    def __init__(self, benchmarks: Mapping[str, Benchmark], split: Split) -> None:
+        self.benchmarks, self.split = benchmarks, split
+
+    def __getitem__(self, draw: Draw) -> Batch | UserError:
+        try:
+            return self.benchmarks[draw.task].load(self.split, draw)
+        except UserError as error:
+            return error

@@ -1,0 +1,129 @@
+"""Captions and questions about the videos of the pretraining split, in a wording and with names no benchmark uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from datamodules.demo.facts import Question, a, full, listed
+from datamodules.demo.pretrain_images import spot
+from datamodules.demo.speech import cast, color_choices, offer, sentence, shape_choices, thing_choices
+from datamodules.demo.video import DIRECTIONS, Clip
+from datamodules.demo.world import Thing, pick, shuffled
+
+NAMES = ("Kim", "Nora", "Otto", "Pia", "Rosa", "Sam", "Tom", "Uma", "Vera", "Will", "Yara", "Zoe")
+_CHATTER = ("what a fine day", "it rains outside", "time for tea", "that was fun", "nobody knows why")
+_WAYS = {d: d if d in ("up", "down") else f"{d}wards" for d in DIRECTIONS}
+_EVENTS = {"appears": "shows up late", "disappears": "vanishes"}
+
+
+def video_captions(clip: Clip, rng: np.random.Generator) -> list[str]:
+    """Three captions; the first one is dense: every object with size, colour, shape and place, and every event."""
+    order = sorted(clip.things, key=lambda t: t.cell)
+    dense = "film of " + listed([f"{a(full(t))} {spot(t.place)}" for t in order])
+    travel = f"the {clip.mover.name} travels {_WAYS[clip.direction]}"
+    dense += f" ; {travel}"
+    if clip.bumped is not None:
+        dense += f" ; it hits the {clip.bumped.name}"
+    if clip.changed is not None and clip.change is not None:
+        dense += f" ; the {clip.changed.name} {_EVENTS[clip.change]}"
+    staying = pick(rng, clip.still)
+    others = [
+        f"here we see {listed([a(t.name) for t in shuffled(rng, order)])}",
+        f"the {staying.name} stays where it is",
+        f"it is the {clip.mover.shape} that travels",
+    ]
+    if clip.changed is not None and clip.change is not None:
+        others.append(f"the {clip.changed.name} {_EVENTS[clip.change]}")
+    return [dense, travel, pick(rng, others)]
+
+
+def _credits(roles: Mapping[str, str], rng: np.random.Generator) -> str:
+    """Subtitles that say who is which shape, mixed with talk."""
+    forms = ("{0} is the {1}", "the {1} is called {0}", "{0} plays the {1}")
+    lines = [pick(rng, forms).format(name, shape) for name, shape in roles.items()]
+    if rng.random() < 0.5:
+        lines.insert(int(rng.integers(len(lines) + 1)), pick(rng, _CHATTER))
+    return " ".join(f"{line} ." for line in lines)
+
+
+def _color(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
+    thing = pick(rng, clip.things)
+    who = f"the {thing.shape}"
+    hop = bool(roles) and rng.random() < 0.7
+    if hop:
+        who = next(name for name, shape in roles.items() if shape == thing.shape)
+    form = pick(rng, ("tell the colour of {}", "which colour does {} have"))
+    return Question(form.format(who), thing.color, tuple(color_choices(clip, rng)))
+
+
+def _way(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
+    thing = clip.mover if rng.random() < 0.8 else pick(rng, clip.still)
+    who = pick(rng, (f"the {thing.shape}", f"the {thing.color} thing"))
+    if roles and rng.random() < 0.7:
+        who = next(name for name, shape in roles.items() if shape == thing.shape)
+    way = clip.way_of(thing)
+    return Question(f"whither does {who} travel", _WAYS[way] if way else "nowhere", (*_WAYS.values(), "nowhere"))
+
+
+def _who(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question | None:
+    if not roles:
+        return None
+    names = {shape: name for name, shape in roles.items()}
+    if rng.random() < 0.5:
+        return Question("who travels", names[clip.mover.shape], tuple(shuffled(rng, roles)))
+    thing = pick(rng, clip.things)
+    return Question(f"who is coloured {thing.color}", names[thing.shape], tuple(shuffled(rng, roles)))
+
+
+def _traveller(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
+    return Question("name the thing that travels", clip.mover.name, tuple(thing_choices(clip, rng)))
+
+
+def _event(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
+    event = pick(rng, tuple(_EVENTS))
+    found = clip.changed.name if clip.changed is not None and clip.change == event else "nothing"
+    wrong = ["nothing"] + [t.name for t in shuffled(rng, clip.things)]
+    return Question(f"which thing {_EVENTS[event]}", found, tuple(wrong))
+
+
+def _hit(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
+    found = clip.bumped.name if clip.bumped is not None else "nothing"
+    wrong = ["nothing"] + [t.name for t in shuffled(rng, clip.still)]
+    return Question(f"what does the {clip.mover.shape} hit", found, tuple(wrong))
+
+
+def _form(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
+    thing: Thing = pick(rng, clip.things)
+    form = pick(rng, ("name the shape that is {}", "which form does the {} thing have"))
+    return Question(form.format(thing.color), thing.shape, tuple(shape_choices(clip, rng)))
+
+
+_KINDS: tuple[Callable[[Clip, Mapping[str, str], np.random.Generator], Question | None], ...] = (
+    _color, _color, _color, _way, _way, _who, _who, _traveller, _event, _hit, _form,
+)  # fmt: skip
+
+
+def _finish(question: Question, subtitles: str, rng: np.random.Generator) -> Question:
+    """Give half of the questions three to five choices, some of them spelt as sentences, and add the subtitles."""
+    if question.choices is None or rng.random() < 0.5:
+        return replace(question, choices=None, subtitles=subtitles)
+    choices = offer(rng, question.answer, question.choices, int(rng.integers(3, 6)))
+    answer = question.answer
+    if rng.random() < 0.4:
+        choices, answer = tuple(sentence(c) for c in choices), sentence(answer)
+    return replace(question, answer=answer, choices=choices, subtitles=subtitles)
+
+
+def video_questions(clip: Clip, rng: np.random.Generator, count: int = 8) -> list[Question]:
+    """``count`` different questions; most have subtitles, and about half of them have choices."""
+    found: dict[str, Question] = {}
+    roles = cast(clip, NAMES, rng)
+    while len(found) < count:
+        spoken = bool(rng.random() < 0.75)
+        question = pick(rng, _KINDS)(clip, roles if spoken else {}, rng)
+        if question is not None and question.text not in found:
+            found[question.text] = _finish(question, _credits(roles, rng) if spoken else "", rng)
+    return list(found.values())

@@ -1,0 +1,125 @@
+"""The pretraining split of the demo corpus as benchmarks: captions, masked text and questions.
+
+They pretrain the demo backbone (``make pretrain-demo``); no benchmark's wording, names or labels occur in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+
+from datamodules.base import Benchmark, Split
+from datamodules.records import Record, read_lines
+from vl_peft.batch import Example, Generation, Task
+from vl_peft.collate import uniform
+from vl_peft.metrics import CaptionMetrics, ExactMatch, SentenceMetric
+
+Kind = Literal["image", "video"]
+MASK = "<mask>"
+
+
+class Pretraining(Benchmark):
+    """One objective on the pretraining images or videos.
+
+    Args:
+        objective: ``caption`` describes; ``mask`` restores a caption of which 15 to 75 % of the words are masked;
+            ``question`` answers one to three questions about an image, or one about a video; ``pair`` answers a
+            question about the left or right of two images.
+        kind: about images or about videos.
+        **shared: options of every benchmark.
+    """
+
+    prompt = ""
+    max_source = 220
+    max_target = 80
+    visual_tokens = 36
+
+    def __init__(
+        self, objective: Literal["caption", "mask", "question", "pair"], kind: Kind = "image", **shared: Any
+    ) -> None:
+        self.objective, self.kind = objective, kind
+        self.visual_kind = "grid" if kind == "image" else "frames"  # type: ignore[misc]
+        self.task = Task(  # type: ignore[misc]
+            f"{kind}_{objective}", reduction="token", generation=Generation(num_beams=1, max_length=80)
+        )
+        super().__init__(**shared)
+
+    def feature_folder(self, split: Split) -> str:
+        """Beside the images or videos."""
+        return f"pretrain/features/{self.kind}/{{encoder}}"
+
+    def metric(self) -> SentenceMetric:
+        """CIDEr for what is written freely, exact match for answers."""
+        return CaptionMetrics() if self.objective in ("caption", "mask") else ExactMatch()
+
+    def read(self, split: Split) -> Iterator[Example]:
+        """The records of this kind; ``test`` is the held-out part, as ``val``."""
+        name = "captions" if self.objective in ("caption", "mask") else "questions"
+        wanted = "train" if split == "train" else "val"
+        records = (
+            r
+            for r in read_lines(self.root / f"pretrain/{name}.jsonl")
+            if r.require("kind", str) == self.kind and r.require("split", str) == wanted
+        )
+        if name == "captions":
+            return self._captions(records)
+        by_visual = [list(group) for _, group in groupby(records, lambda r: str(r.require("id")))]
+        return self._pairs(by_visual) if self.objective == "pair" else self._questions(by_visual)
+
+    def _captions(self, records: Iterator[Record]) -> Iterator[Example]:
+        for record in records:
+            for i, caption in enumerate(record.require("captions", list)):
+                key = f"{record.fields['id']}-{i}"
+                dense = "describe all" if i == 0 else "describe"
+                source = dense if self.objective == "caption" else f"restore {_masked(caption, key)}"
+                yield self._example(key, source, caption, str(record.fields["id"]))
+
+    def _questions(self, by_visual: Sequence[list[Record]]) -> Iterator[Example]:
+        for records in by_visual:
+            sizes = (3, 2, 1, 1, 1) if self.kind == "image" else (1,) * len(records)
+            start = 0
+            for size in sizes:
+                group, start = records[start : start + size], start + size
+                if group:
+                    key = f"{group[0].fields['id']}-{start}"
+                    posed = [_posed(record, key) for record in group]
+                    source, target = " ? ".join(q for q, _ in posed), " , ".join(a for _, a in posed)
+                    yield self._example(key, f"{source} ?", target, str(group[0].fields["id"]))
+
+    def _pairs(self, by_visual: Sequence[list[Record]]) -> Iterator[Example]:
+        for i, records in enumerate(by_visual):
+            for record in records[:3]:
+                key = f"{record.fields['id']}-{record.fields['question']}"
+                other = by_visual[(i + 1 + int(uniform("partner", key) * (len(by_visual) - 1))) % len(by_visual)]
+                question, answer = _posed(record, key)
+                ids = [str(record.fields["id"]), str(other[0].fields["id"])]
+                side = "left" if uniform("side", key) < 0.5 else "right"
+                visuals = ids if side == "left" else ids[::-1]
+                yield self._example(key, f"{side} picture : {question} ?", answer, *visuals)
+
+    def _example(self, key: str, source: str, target: str, *visuals: str) -> Example:
+        return Example(key, source, visuals, (target,), (1.0,), (target,))
+
+
+def _masked(caption: str, key: str) -> str:
+    rate = 0.15 + 0.6 * uniform("rate", key)
+    return " ".join(MASK if uniform("mask", key, i) < rate else word for i, word in enumerate(caption.split()))
+
+
+def _posed(record: Record, key: str) -> tuple[str, str]:
+    """A question as text, and its answer: in words, or as the label of the right choice."""
+    question, answer = str(record.require("question", str)), str(record.require("answer", str))
+    subtitles, choices = record.fields.get("subtitles"), record.fields.get("choices")
+    before = f"said : {subtitles} " if subtitles else ""
+    if not choices:
+        return f"{before}{question}", answer
+    rng = np.random.default_rng(int(uniform("labels", key) * 2**53))
+    letter, first = "bcdefghkmnpqrtuvwxyz"[rng.integers(20)], int(rng.integers(2))
+    labels = [f"{letter}{first + i}" for i in range(len(choices))]
+    offered = " ".join(f"{label}: {choice}" for label, choice in zip(labels, choices, strict=True))
+    by_label = rng.random() < 0.7
+    target = labels[choices.index(answer)] if by_label else answer
+    return f"{before}{question} ? {offered} {'label' if by_label else 'words'}", target

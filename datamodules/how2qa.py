@@ -1,0 +1,27 @@
+"""How2QA: questions about 60-second clips of instructional videos, four choices, files of the VALUE release."""
+
+from __future__ import annotations
+
+from datamodules.video import VideoQuestions
+from vl_peft.batch import Generation, Task
+from vl_peft.metrics import ExactMatch, SentenceMetric
+
+
+class How2QA(VideoQuestions):
+    """``[Subs] ... [Q] ... [TS] (36.58-58.52) [Choices] a0: ... a3: ...`` to ``a0`` .. ``a3``.
+
+    train to train on (34,187 questions), val to choose and to report with public answers (3,115), test_public for
+    VALUE's server, which has its answers (3,095). Not every video has subtitles.
+    """
+
+    task = Task("how2qa", generation=Generation(num_beams=5))
+    prompt = "how2qa: "
+    channel = "how2"
+    choices = 4
+    train_files = ("how2qa_train_release",)
+    val_files = ("how2qa_val_release",)
+    test_files = ("how2qa_test_public_release",)
+
+    def metric(self) -> SentenceMetric:
+        """Accuracy."""
+        return ExactMatch()

@@ -1,0 +1,35 @@
+"""TVQA: questions about clips of six TV shows, five choices (https://tvqa.cs.unc.edu), files of the VALUE release."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datamodules.records import Record
+from datamodules.video import VideoQuestions
+from vl_peft.batch import Generation, Task
+from vl_peft.metrics import ExactMatch, SentenceMetric
+
+
+class TVQA(VideoQuestions):
+    """``[Subs] ... [Q] ... [TS] (48.62-60.02) [Choices] a0: ... a4: ...`` to ``a0`` .. ``a4``.
+
+    train to train on (122,039 questions), val to choose and to report with public answers (15,253). The answers to
+    the test questions are on VALUE's server: test_public (7,623) and, where it is there, test_release, which has
+    all 15,253.
+    """
+
+    task = Task("tvqa", generation=Generation(num_beams=5))
+    prompt = "tvqa: "
+    channel = "tv"
+    choices = 5
+    train_files = ("tvqa_train",)
+    val_files = ("tvqa_val",)
+    test_files = ("tvqa_test_public", "tvqa_test_release")
+
+    def facts(self, record: Record) -> dict[str, Any]:
+        """The show, for an accuracy of each."""
+        return {"show_name": record.require("show_name", str)}
+
+    def metric(self) -> SentenceMetric:
+        """Accuracy, over all questions and of each show."""
+        return ExactMatch(per="show_name")

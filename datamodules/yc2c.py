@@ -1,0 +1,26 @@
+"""YC2C: captions of the segments of YouCook2's cooking videos (http://youcook2.eecs.umich.edu), files of VALUE."""
+
+from __future__ import annotations
+
+from datamodules.records import Record
+from datamodules.video import VideoCaptions
+from vl_peft.batch import Generation, Task
+
+
+class YC2C(VideoCaptions):
+    """``[Subs] ...`` to the caption of a segment, which is a video of its own: there is no time span.
+
+    train to train on (10,337 segments), val to choose and to report (3,492), one caption each. VALUE's server has
+    those of the test segments (1,604). Some segments have no subtitles.
+    """
+
+    task = Task("yc2c", generation=Generation(num_beams=5))
+    prompt = "yc2c: "
+    channel = "yc2"
+    train_files = ("yc2c_train_release",)
+    val_files = ("yc2c_val_release",)
+    test_files = ("yc2c_test_release",)
+
+    def tail(self, record: Record) -> str:
+        """Nothing follows the subtitles."""
+        return ""

@@ -1,0 +1,3 @@
+"""Parameter-efficient multi-task training of vision-and-language models."""
+
+__version__ = "0.1.0"

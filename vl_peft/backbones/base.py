@@ -1,0 +1,196 @@
+"""What VL-BART and VL-T5 have in common: text and vision join at the embedding, then it is a language model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from vl_peft.backbones.visual import VisualEmbedding
+from vl_peft.batch import Batch, Generation
+from vl_peft.errors import ConfigError
+from vl_peft.tokenizer import TextTokenizer, pretrained_folder
+from vl_peft.tuning.base import Route, Site
+
+VISUAL_FILE = "visual.safetensors"
+
+
+class Backbone(nn.Module, ABC):
+    """A text-to-text language model that reads visual tokens after its text.
+
+    Args:
+        pretrained: folder or hub name of the language model and its tokenizer; ``"demo"`` is the small one inside
+            this package. A folder with ``visual.safetensors`` brings a trained visual embedding too.
+        feature_dim: size F of the visual features; ``None`` takes that of ``visual.safetensors``. The command line
+            sets it from the data.
+        random_init: take only the shape and the tokenizer from ``pretrained``, not the weights.
+        gradient_checkpointing: recompute layers in the backward pass to save memory.
+
+    Raises:
+        ConfigError: if there is no such model, or it was trained for features of another size.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "demo",
+        feature_dim: int | None = None,
+        random_init: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = TextTokenizer(pretrained)
+        self.lm: Any = self._load_language_model(pretrained, random_init)
+        rows = self.lm.get_input_embeddings().num_embeddings
+        if rows < len(self.tokenizer):
+            # The new rows begin as the others did; mean_resizing would draw them from the rows' covariance.
+            self.lm.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        visual = Path(pretrained_folder(pretrained)) / VISUAL_FILE
+        weights = load_file(visual) if visual.is_file() and not random_init else None
+        self.visual_embedding = self._visual_embedding(pretrained, feature_dim, weights)
+        if gradient_checkpointing:
+            self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self.route = Route(["any"])
+        self.join_embeddings()
+
+    @property
+    @abstractmethod
+    def model_class(self) -> type[PreTrainedModel]:
+        """The language model's class in transformers."""
+
+    @abstractmethod
+    def join_embeddings(self) -> None:
+        """Change the language model's encoder so that it takes embeddings which are complete."""
+
+    @abstractmethod
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """``[B, L]`` to complete text embeddings ``[B, L, D]`` before dropout."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Decoder states ``[..., D]`` to ``[..., vocabulary]``."""
+
+    @abstractmethod
+    def norm(self, dim: int) -> nn.Module:
+        """A norm of the kind that the language model has."""
+
+    @abstractmethod
+    def sites(self) -> Iterable[Site]:
+        """Every Linear of the language model that a delta can be put on."""
+
+    @abstractmethod
+    def language_norms(self) -> Iterable[nn.Module]:
+        """The norms of the language model."""
+
+    @property
+    @abstractmethod
+    def answer_start(self) -> list[int]:
+        """Ids that the decoder has read when it is about to write the first token of an answer."""
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Encoder states ``[B, L + V, D]`` of the joint sequence text, vision and their mask ``[B, L + V]``."""
+        self.route.set(batch.task)
+        table = self.lm.get_input_embeddings()
+        objects = table(table.num_embeddings - 1 - batch.object_index)
+        visual = self.visual_embedding(batch.visual, batch.boxes, batch.image_index, objects)
+        joint = torch.cat([self.embed_text(batch.input_ids), visual], dim=1)
+        mask = torch.cat([batch.attention_mask, batch.visual_mask], dim=1)
+        encoder = self.lm.get_encoder()
+        return encoder(inputs_embeds=joint, attention_mask=mask).last_hidden_state, mask
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Cross-entropy of every target token, float32 ``[B, T]``, 0 where there is no label."""
+        if batch.labels is None:
+            raise ValueError("The batch has no labels.")
+        encoded, mask = self.encode(batch)
+        hidden = self.decode(self._shift_right(batch.labels), encoded, mask)
+        labelled = batch.labels != -100
+        # Logits are the largest tensor of a step: they are made only where there is a label.
+        losses = functional.cross_entropy(
+            self.logits(hidden[labelled]).float(), batch.labels[labelled], reduction="none"
+        )
+        return torch.zeros(batch.labels.shape, device=losses.device).masked_scatter(labelled, losses)
+
+    def decode(self, decoder_input_ids: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
+        """Decoder states ``[B, T, D]``."""
+        out = self.lm.get_decoder()(
+            input_ids=decoder_input_ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, generation: Generation) -> list[str]:
+        """The text that the model writes for each example."""
+        encoded, mask = self.encode(batch)
+        config = GenerationConfig(
+            **asdict(generation),
+            decoder_start_token_id=self.lm.config.decoder_start_token_id,
+            bos_token_id=self.lm.config.bos_token_id,
+            eos_token_id=self.lm.config.eos_token_id,
+            pad_token_id=self.lm.config.pad_token_id,
+            forced_eos_token_id=self.lm.config.eos_token_id if generation.num_beams > 1 else None,
+        )
+        ids = self.lm.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded), attention_mask=mask, generation_config=config
+        )
+        return self.tokenizer.decode(ids)
+
+    @torch.no_grad()
+    def choose(self, batch: Batch, candidates: Sequence[str]) -> list[str]:
+        """The candidate whose first token is the likeliest answer; a tie goes to the first one named."""
+        encoded, mask = self.encode(batch)
+        start = torch.tensor([self.answer_start] * len(batch), device=encoded.device)
+        last = self.logits(self.decode(start, encoded, mask)[:, -1])
+        scores = last[:, [self.tokenizer.first_token(c) for c in candidates]]
+        return [candidates[i] for i in scores.float().argmax(dim=-1).tolist()]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write language model, tokenizer and visual embedding; ``pretrained=folder`` reads them back."""
+        self.lm.save_pretrained(folder)
+        self.tokenizer.hf.save_pretrained(folder)
+        save_file(self.visual_embedding.state_dict(), folder / VISUAL_FILE)
+
+    def _shift_right(self, labels: Tensor) -> Tensor:
+        config: PretrainedConfig = self.lm.config
+        start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
+        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
+
+    def _load_language_model(self, pretrained: str, random_init: bool) -> PreTrainedModel:
+        name = pretrained_folder(pretrained)
+        options = {"attn_implementation": "sdpa"}
+        try:
+            if random_init:
+                config = self.model_class.config_class.from_pretrained(name)
+                return self.model_class._from_config(config, **options)
+            return self.model_class.from_pretrained(name, dtype=torch.float32, **options)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"No {self.model_class.__name__} at '{pretrained}': give a folder with config.json and weights, the "
+                f"name of a model on the hub (which needs a network), or 'demo'. ({str(error).splitlines()[0]})"
+            ) from error
+
+    def _visual_embedding(
+        self, pretrained: str, feature_dim: int | None, weights: dict[str, Tensor] | None
+    ) -> VisualEmbedding:
+        trained_dim = weights["feature.0.weight"].shape[1] if weights else None
+        feature_dim = feature_dim or trained_dim
+        if feature_dim is None:
+            raise ConfigError(f"'{pretrained}' has no visual embedding: give model.backbone.feature_dim.")
+        if trained_dim is not None and trained_dim != feature_dim:
+            raise ConfigError(
+                f"The visual embedding of '{pretrained}' reads features of size {trained_dim}, the data has "
+                f"{feature_dim}. Use features of the encoder it was trained with, or another backbone."
+            )
+        embedding = VisualEmbedding(feature_dim, self.lm.config.d_model, self.norm)
+        if weights:
+            embedding.load_state_dict(weights)
+        return embedding

@@ -1,0 +1,8 @@
+"""What happens around training: tables, progress, pictures, results."""
+
+from vl_peft.callbacks.overview import Overview
+from vl_peft.callbacks.pictures import Pictures
+from vl_peft.callbacks.progress import Progress
+from vl_peft.callbacks.results import Results
+
+__all__ = ["Overview", "Pictures", "Progress", "Results"]

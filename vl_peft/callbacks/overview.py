@@ -1,0 +1,23 @@
+"""Before training: what will train, on what."""
+
+from __future__ import annotations
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from vl_peft.parameters import count_parts, parts_table
+from vl_peft.plan import plan_table
+
+
+class Overview(Callback):
+    """Prints the table of parameters and the training plan when ``fit`` begins."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print both tables, once."""
+        if trainer.is_global_zero:
+            console = Console()
+            name = type(pl_module.backbone).__name__
+            console.print(parts_table(count_parts(pl_module.backbone), f"{name}, {type(pl_module.tuning).__name__}"))
+            schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+            console.print(plan_table(schedule, trainer.max_epochs, (trainer.world_size,)))

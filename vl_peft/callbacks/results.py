@@ -1,0 +1,164 @@
+"""After evaluation: predictions and scores as files, and the table of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from vl_peft.metrics import SentenceMetric
+from vl_peft.parameters import count_parts
+
+PACKAGES = ("vl_peft", "torch", "lightning", "transformers", "torchmetrics", "numpy")
+
+
+class Results(Callback):
+    """Writes ``results.json`` and ``predictions/<split>_<task>.jsonl`` into the run's folder and prints a table.
+
+    The table compares each task's headline metric with that of always giving the commonest training target.
+
+    Args:
+        baseline: compute that comparison.
+    """
+
+    def __init__(self, baseline: bool = True) -> None:
+        self.baseline = baseline
+        self.history: list[dict[str, float]] = []
+        self._started = time.time()
+        self._train_seconds: float | None = None
+        self._baselines: dict[str, dict[str, float]] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.time()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the epoch's scores; outside ``fit`` this is the end."""
+        self.history.append(_scores(pl_module.metrics))
+        if trainer.state.fn == "validate":
+            self._finish(trainer, pl_module, "val")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the scores of the last validation."""
+        self._train_seconds = time.time() - self._started
+        self._finish(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the test scores."""
+        self._finish(trainer, pl_module, "test")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the predictions."""
+        self._finish(trainer, pl_module, "test")
+
+    def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run or not module.metrics:
+            return
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        files = [_write_predictions(folder, split, task, metric) for task, metric in module.metrics.items()]
+        baselines = self._constant_scores(trainer, module.metrics, split) if self.baseline else {}
+        results = self._results(trainer, module, split, baselines)
+        files.insert(0, _write(folder / "results.json", json.dumps(results, indent=2) + "\n"))
+        console = Console()
+        console.print(self._table(module.metrics, results, split))
+        for file in files:
+            console.print(f"wrote {file}", soft_wrap=True, highlight=False)
+        checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        if checkpoint and self._train_seconds is not None:
+            console.print(f"wrote {os.path.relpath(checkpoint)}", soft_wrap=True, highlight=False)
+        console.print(f"TensorBoard: tensorboard --logdir {folder.parent.parent}", soft_wrap=True, highlight=False)
+
+    def _constant_scores(
+        self, trainer: Trainer, metrics: Mapping[str, SentenceMetric], split: str
+    ) -> dict[str, dict[str, float]]:
+        """What the commonest training target would score as the answer to everything."""
+        found = {}
+        for task, metric in metrics.items():
+            if metric.compute():
+                benchmark = trainer.datamodule.benchmarks[task]  # type: ignore[attr-defined]
+                answer, constant = benchmark.commonest_target(), benchmark.metric()
+                ids = list(metric.records)
+                records = [metric.records[key] for key in ids]
+                constant.update(ids, [answer] * len(ids), [r.references for r in records], [r.meta for r in records])
+                found[task] = {"answer": answer, "scores": constant.score(constant.records)}
+        return found
+
+    def _results(
+        self, trainer: Trainer, module: LightningModule, split: str, baselines: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        parts = count_parts(module.backbone)
+        return {
+            "split": split,
+            "scores": {task: m.compute() for task, m in module.metrics.items()},
+            "headline": {task: m.headline for task, m in module.metrics.items()},
+            "baseline": baselines,
+            "counts": {task: len(m.records) for task, m in module.metrics.items()},
+            "history": self.history,
+            "parameters": {p.name: {"total": p.total, "trainable": p.trainable} for p in parts},
+            "trainable_percent": 100 * parts[-1].trainable / parts[-1].total,
+            "steps": trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "train_seconds": self._train_seconds,
+            "ablate_visual": trainer.datamodule.loading.ablate_visual,  # type: ignore[attr-defined]
+            "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "git_commit": _git_commit(),
+        }
+
+    def _table(self, metrics: Mapping[str, SentenceMetric], results: Mapping[str, Any], split: str) -> Table:
+        seconds = results["train_seconds"]
+        title = f"{split}: {results['trainable_percent']:.2f} % of the parameters trained"
+        table = Table("task", "metric", title=title + (f", {seconds:.0f} s" if seconds is not None else ""))
+        for heading in ("examples", "constant answer", *(["first epoch"] if len(self.history) > 1 else []), "score"):
+            table.add_column(heading, justify="right")
+        for task, metric in metrics.items():
+            row = [task, metric.headline, f"{len(metric.records):,}"]
+            constant = results["baseline"].get(task)
+            row.append(f"{constant['scores'][metric.headline]:.2f}" if constant else "-")
+            if len(self.history) > 1:
+                row.append(f"{self.history[0].get(task, float('nan')):.2f}")
+            scores = results["scores"][task]
+            row.append(f"[bold]{scores[metric.headline]:.2f}[/]" if scores else "no labels")
+            table.add_row(*row)
+        return table
+
+
+def _scores(metrics: Mapping[str, SentenceMetric]) -> dict[str, float]:
+    scores = {task: metric.compute() for task, metric in metrics.items()}
+    return {task: found[metrics[task].headline] for task, found in scores.items() if found}
+
+
+def _write_predictions(folder: Path, split: str, task: str, metric: SentenceMetric) -> Path:
+    lines = (
+        json.dumps({"id": key, "prediction": r.prediction, "references": r.references}, ensure_ascii=False)
+        for key, r in sorted(metric.records.items())
+    )
+    return _write(folder / "predictions" / f"{split}_{task}.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def _write(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(file.suffix + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+    return file
+
+
+def _git_commit() -> str | None:
+    """The commit of this package, if it is a git checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()

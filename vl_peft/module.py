@@ -1,0 +1,219 @@
+"""The LightningModule: joins data, backbone and tuning strategy. No task and no method is named here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from vl_peft.backbones.base import Backbone
+from vl_peft.batch import Batch, Task
+from vl_peft.collate import uniform
+from vl_peft.errors import ConfigError
+from vl_peft.metrics import SentenceMetric
+from vl_peft.tuning.base import Tuning
+
+
+def warmup_then_linear(step: int, warmup: int, total: int) -> float:
+    """Factor of the learning rate in step 0, 1, ...: up from 0 over ``warmup`` steps, then down to 0 at ``total``."""
+    return step / warmup if step < warmup else max(0.0, (total - step) / max(1, total - warmup))
+
+
+def decays(name: str, parameter: Tensor, decay: Literal["matrices", "all_but_bias"]) -> bool:
+    """Whether weight decay applies to a parameter."""
+    return parameter.ndim >= 2 if decay == "matrices" else "bias" not in name
+
+
+class VLModule(LightningModule):
+    """Multi-task training and evaluation of a backbone under a tuning strategy.
+
+    Args:
+        backbone: the vision-and-language model.
+        tuning: what is added to it and what of it trains.
+        tasks: the tasks by name (the command line takes them from the data).
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        decay: ``"matrices"`` spares biases and norms; ``"all_but_bias"`` decays norm weights too, as the published
+            code does by accident.
+        betas: of AdamW.
+        eps: of AdamW.
+        warmup: share of all steps in which the learning rate rises linearly from 0; then it falls linearly to 0.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tuning: Tuning,
+        tasks: dict[str, Task],
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        decay: Literal["matrices", "all_but_bias"] = "matrices",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        warmup: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise ConfigError(f"model.warmup is a share of all steps, from 0 to below 1, not {warmup}.")
+        self.backbone, self.tuning, self.tasks = backbone, tuning, tasks
+        self.lr, self.weight_decay, self.decay = lr, weight_decay, decay
+        self.betas, self.eps, self.warmup = betas, eps, warmup
+        self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
+        self.metrics: dict[str, SentenceMetric] = {}
+        tuning.attach(backbone, list(tasks))
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make dropout a pure function of seed, epoch, step and process, so that a resumed run repeats it."""
+        seed = self.trainer.datamodule.loading.seed  # type: ignore[attr-defined]
+        key = uniform(seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(key * 2**63))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch, reduced as its task says."""
+        loss = self.loss(batch)
+        self.log(f"train/loss/{batch.task}", loss, batch_size=len(batch))
+        self.log("train/loss", loss, batch_size=len(batch))
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Scalar loss: see :class:`vl_peft.batch.Task` for the two reductions."""
+        losses = self.backbone(batch)
+        labelled = batch.labels != -100
+        if self.tasks[batch.task].reduction == "token":
+            return losses.sum() / labelled.sum().clamp(min=1)
+        per_example = losses.sum(dim=1) / labelled.sum(dim=1).clamp(min=1)
+        return (per_example * batch.weights).mean()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over what trains, with warm-up and linear decay per step."""
+        if self.trainer.precision == "16-mixed":
+            raise ConfigError("trainer.precision 16-mixed is not supported: use bf16-mixed, which needs no loss scaling.")
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[decays(name, parameter, self.decay)].append(parameter)
+        optimizer = torch.optim.AdamW(
+            [{"params": p, "weight_decay": self.weight_decay if yes else 0.0} for yes, p in groups.items() if p],
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            fused=True,
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = int(self.warmup * total)
+        scheduler = LambdaLR(optimizer, lambda step: warmup_then_linear(step, warmup, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm as the trainer is told to, and log what it was before.
+
+        Done here because Lightning refuses to clip for a fused optimizer under mixed precision; bf16 has no loss
+        scaling, so there the gradients are what they seem.
+        """
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ConfigError(f"trainer.gradient_clip_algorithm must be norm, not {gradient_clip_algorithm}.")
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        self.log("train/grad_norm", norm)
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+
+    # -- evaluation -------------------------------------------------------------------------------------------------
+
+    def answer(self, batch: Batch) -> list[str]:
+        """What the model answers to each example."""
+        task = self.tasks[batch.task]
+        if task.candidates:
+            return self.backbone.choose(batch, task.candidates)
+        return self.backbone.generate(batch, task.generation)
+
+    def _evaluation_start(self) -> None:
+        benchmarks: Mapping[str, Any] = self.trainer.datamodule.benchmarks  # type: ignore[attr-defined]
+        self.metrics = {name: benchmark.metric() for name, benchmark in benchmarks.items()}
+
+    def _evaluation_step(self, batch: Batch) -> list[str]:
+        sentences = self.answer(batch)
+        self.metrics[batch.task].update(
+            batch.ids,
+            sentences,
+            [example.references for example in batch.examples],
+            [example.meta for example in batch.examples],
+        )
+        return sentences
+
+    def _evaluation_end(self, stage: str) -> None:
+        for task, metric in self.metrics.items():
+            self.log_dict({f"{stage}/{task}/{name}": value for name, value in metric.compute().items()})
+
+    def on_validation_epoch_start(self) -> None:
+        """Fresh metrics."""
+        self._evaluation_start()
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        """Answers of a batch of one benchmark."""
+        return self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores, the same on every process."""
+        self._evaluation_end("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Fresh metrics."""
+        self._evaluation_start()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        """Answers of a batch of one benchmark."""
+        return self._evaluation_step(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Scores, the same on every process."""
+        self._evaluation_end("test")
+
+    def on_predict_epoch_end(self) -> None:
+        """Gather the predictions of all processes."""
+        for metric in self.metrics.values():
+            metric.compute()
+
+    def on_predict_epoch_start(self) -> None:
+        """Fresh stores of predictions."""
+        self._evaluation_start()
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        """Answers of a batch of one benchmark."""
+        return self._evaluation_step(batch)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what trains: the frozen rest is that of the pretrained backbone."""
+        keep = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another configuration instead of loading the part that fits.
+
+        Raises:
+            ConfigError: if parameters are missing, unknown, or of another shape.
+        """
+        mine = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
+        theirs = {name: t.shape for name, t in checkpoint["state_dict"].items()}
+        if mine != theirs:
+            wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+            raise ConfigError(
+                f"The checkpoint is of another configuration: {len(wrong)} of its trained parameters differ from "
+                f"this model's, first '{wrong[0]}' (checkpoint {theirs.get(wrong[0])}, model {mine.get(wrong[0])})."
+            )
+
+

@@ -1,0 +1,185 @@
+"""Which task and which of its rows each step trains on: a pure function of (seed, epoch, step).
+
+Tasks with N examples are drawn in proportion to ``N ** (1 / temperature)``: 1 is proportional, infinity uniform.
+Nothing here is communicated between processes; every rank computes the same schedule and takes its own rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from vl_peft.errors import ConfigError, UserError
+
+
+class Draw(NamedTuple):
+    """One batch to load: rows of one task, in one epoch."""
+
+    task: str
+    rows: tuple[int, ...]
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The plan of an epoch.
+
+    Attributes:
+        sizes: number of training examples N of each task.
+        batch_sizes: examples of each task per step, over all processes together.
+        temperature: see the module's docstring; ``math.inf`` for uniform.
+        steps_per_epoch: ``None`` for as many steps as one pass over every task takes.
+        seed: all randomness derives from it.
+        world: number of processes; only guarantees that every one gets at least one row of each batch.
+
+    With temperature 1 and ``steps_per_epoch=None`` an epoch is every batch of every task exactly once.
+    """
+
+    sizes: Mapping[str, int]
+    batch_sizes: Mapping[str, int]
+    temperature: float = 1.0
+    steps_per_epoch: int | None = None
+    seed: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise ConfigError("There is no task to train on: name at least one under data.tasks.")
+        if not self.temperature > 0:
+            raise ConfigError(f"data.temperature must be above 0, not {self.temperature}.")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise ConfigError(f"data.steps_per_epoch must be at least 1, not {self.steps_per_epoch}.")
+        for task, size in self.sizes.items():
+            if size < self.world:
+                raise ConfigError(f"Task '{task}' has {size} training examples: too few for {self.world} processes.")
+            if self.batch_sizes[task] < 1:
+                raise ConfigError(f"The batch size of task '{task}' must be at least 1, not {self.batch_sizes[task]}.")
+
+    def batches_per_pass(self, task: str) -> int:
+        """In how many batches, of sizes that differ by at most one, one pass over the task's rows is cut."""
+        size = self.sizes[task]
+        return max(1, min(math.ceil(size / self.batch_sizes[task]), size // self.world))
+
+    def shares(self) -> dict[str, float]:
+        """The ideal share of each task in the steps of an epoch; sums to 1."""
+        weight = {
+            task: self.batches_per_pass(task) * float(size) ** (1 / self.temperature - 1)
+            for task, size in self.sizes.items()
+        }
+        total = sum(weight.values())
+        return {task: w / total for task, w in weight.items()}
+
+    def steps(self) -> dict[str, int]:
+        """Whole steps of each task per epoch, by the largest remainder method."""
+        total = self.steps_per_epoch or sum(self.batches_per_pass(task) for task in self.sizes)
+        # Rounded, or float noise could move a quota that is whole (temperature 1) to the next number.
+        quota = {task: round(share * total, 9) for task, share in self.shares().items()}
+        steps = {task: math.floor(q) for task, q in quota.items()}
+        missing = total - sum(steps.values())
+        for task in sorted(quota, key=lambda t: steps[t] - quota[t])[:missing]:
+            steps[task] += 1
+        return steps
+
+    def passes(self) -> dict[str, float]:
+        """How many times an epoch goes over each task's rows."""
+        return {task: steps / self.batches_per_pass(task) for task, steps in self.steps().items()}
+
+    def epoch(self, epoch: int) -> Iterator[Draw]:
+        """The batches of one epoch, all processes' rows together. A task goes on where its last epoch ended."""
+        tasks = list(self.sizes)
+        steps = self.steps()
+        order = np.repeat(np.arange(len(tasks)), [steps[t] for t in tasks])
+        np.random.default_rng([self.seed, epoch]).shuffle(order)
+        taken = {task: epoch * steps[task] for task in tasks}
+        for task in (tasks[i] for i in order):
+            lap, place = divmod(taken[task], self.batches_per_pass(task))
+            taken[task] += 1
+            rows = _permutation(self.seed, tasks.index(task), lap, self.sizes[task])
+            n, size = self.batches_per_pass(task), len(rows)
+            yield Draw(task, tuple(rows[place * size // n : (place + 1) * size // n].tolist()), epoch)
+
+
+@lru_cache(maxsize=32)  # one permutation per task is in use at a time; a million rows are 8 MB
+def _permutation(seed: int, task: int, lap: int, size: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng([seed, task, lap, 1]).permutation(size)
+
+
+class TaskSampler(DistributedSampler[Draw]):
+    """The rows that one process loads, step by step.
+
+    It is a ``DistributedSampler`` so that Lightning keeps it and calls ``set_epoch``.
+    """
+
+    def __init__(self, schedule: Schedule, rank: int = 0) -> None:
+        super().__init__(range(1), num_replicas=schedule.world, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.schedule = schedule
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[Draw]:
+        for step, draw in enumerate(self.schedule.epoch(self.epoch)):
+            if step >= self.skip:
+                yield draw._replace(rows=draw.rows[self.rank :: self.num_replicas])
+
+    def __len__(self) -> int:
+        return sum(self.schedule.steps().values())
+
+
+class SequentialTaskSampler(DistributedSampler[Draw]):
+    """All rows of one task once, in order and without padding, for evaluation: rank r takes rows r, r + world, ..."""
+
+    def __init__(self, task: str, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        super().__init__(range(1), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.task, self.rows, self.batch_size = task, range(rank, size, world), batch_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        for start in range(0, len(self.rows), self.batch_size):
+            yield Draw(self.task, tuple(self.rows[start : start + self.batch_size]))
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+
+class TaskLoader(DataLoader[Any]):
+    """A DataLoader over ``Draw`` indices that knows how many batches it has yielded and can continue there.
+
+    Reading begins with the first ``next``: Lightning makes the iterator before it calls ``set_epoch``.
+    """
+
+    def __init__(self, dataset: Dataset[Any], sampler: TaskSampler | SequentialTaskSampler, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, batch_size=None, **options)
+        self._yielded = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if not isinstance(self.sampler, TaskSampler | SequentialTaskSampler):
+            raise ConfigError(
+                "Another sampler was put in place of the task sampler (trainer.overfit_batches does this). "
+                "Use trainer.limit_train_batches instead."
+            )
+        return self._read()
+
+    def _read(self) -> Iterator[Any]:
+        skip = getattr(self.sampler, "skip", 0)
+        self._yielded = skip
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            self._yielded += 1
+            yield batch
+        self._yielded = 0
+        if isinstance(self.sampler, TaskSampler):
+            self.sampler.skip = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches of the running epoch that were handed out; Lightning stores it in the checkpoint."""
+        return {"yielded": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next epoch of reading begin after the batches already seen."""
+        if isinstance(self.sampler, TaskSampler):
+            self.sampler.skip = state["yielded"] % len(self.sampler)
