@@ -16,7 +16,7 @@ from datamodules.demo.pretrain_videos import video_captions, video_questions
 from datamodules.demo.video import Clip, render_clip, sample_clip, write_mp4
 from datamodules.demo.world import Scene, Split, generator, render_scene, sample_scene
 
-IMAGES, VIDEOS = 9000, 2500
+IMAGES, VIDEOS = 12000, 6000
 _HELD_OUT = 33  # one item of so many is for validation
 
 

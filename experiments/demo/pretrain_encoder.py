@@ -2,10 +2,11 @@
 
     python experiments/demo/pretrain_encoder.py --root <data root with pretrain/> --minutes 10
 
-Three objectives, each with a head that is thrown away afterwards: a caption decoder reads the dense caption from the 49
-grid cells; the same decoder reads it from the single pooled vector (for a video: from the pooled vectors of its frames),
-which makes that vector tell colour, shape, size and place of every object; and a CLIP-style contrast between pooled
-vector and caption. The run takes as long as --minutes says; scores on the held-out part go into ``encoder.json``.
+Three objectives, each with a head that is thrown away afterwards: a caption decoder writes the dense caption from the
+49 grid cells; the same decoder writes it from the single pooled vector (for a video: from the pooled vectors of its
+frames), which makes that vector tell colour, shape, size and place of every object; and a CLIP-style contrast between
+pooled vector and caption. The run takes as long as --minutes says; scores on the held-out part go into
+``encoder.json``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from vl_peft.features.encoders import PACKAGED
 
 WIDTH, FRAMES = 128, 8
 PAD, START, END = 0, 1, 2
+KINDS = {"color": COLORS, "shape": SHAPES, "size": SIZES, "place": PLACES}
 
 
 @dataclass
@@ -106,11 +108,13 @@ class Heads(nn.Module):
 
     def memory_of_grid(self, grid: Tensor) -> Tensor:
         """``[B, n, F]`` to decoder memory ``[B, n, D]``."""
-        return self.from_grid(grid) + self.cells
+        memory: Tensor = self.from_grid(grid) + self.cells
+        return memory
 
     def memory_of_pooled(self, pooled: Tensor) -> Tensor:
         """``[B, T, F]``, one vector per frame, to decoder memory ``[B, T, D]``."""
-        return self.from_pooled(pooled) + self.times[: pooled.shape[1]]
+        memory: Tensor = self.from_pooled(pooled) + self.times[: pooled.shape[1]]
+        return memory
 
     def write(self, memory: Tensor, caption: Tensor) -> Tensor:
         """Logits of the word after each word, ``[B, L, vocabulary]``."""
@@ -118,7 +122,8 @@ class Heads(nn.Module):
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
         for block in self.decoder:
             x = block(x, memory, tgt_mask=mask, tgt_is_causal=True)
-        return self.norm(x) @ self.words.weight.T
+        logits: Tensor = self.norm(x) @ self.words.weight.T
+        return logits
 
     def contrast(self, pooled: Tensor, caption: Tensor) -> Tensor:
         """Similarities ``[B, B]`` of images (rows) and captions (columns)."""
@@ -126,7 +131,8 @@ class Heads(nn.Module):
         x = self.words(caption) + self.places[: caption.shape[1]]
         x = self.text(x, src_key_padding_mask=gap).masked_fill(gap[..., None], 0).sum(1) / (~gap).sum(1, keepdim=True)
         text, image = self.text_side(x), self.image_side(pooled)
-        return self.scale.exp() * functional.normalize(image.float(), dim=-1) @ functional.normalize(text.float(), dim=-1).T
+        image, text = (functional.normalize(y.float(), dim=-1) for y in (image, text))
+        return self.scale.exp() * image @ text.T
 
 
 def augment(x: Tensor) -> Tensor:
@@ -151,7 +157,9 @@ def caption_loss(logits: Tensor, caption: Tensor) -> Tensor:
     return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), caption[:, 1:].flatten(), ignore_index=PAD)
 
 
-def losses(encoder: DemoEncoder, heads: Heads, images: Pairs, rows: Tensor, videos: Pairs | None, clips: Tensor) -> Tensor:
+def losses(
+    encoder: DemoEncoder, heads: Heads, images: Pairs, rows: Tensor, videos: Pairs | None, clips: Tensor
+) -> Tensor:
     """The sum of all objectives on one batch of images and one of videos."""
     batch = images.pixels[rows].flatten(0, 1)
     frames = videos.pixels[clips].flatten(0, 1) if videos else batch[:0]
@@ -171,33 +179,29 @@ def losses(encoder: DemoEncoder, heads: Heads, images: Pairs, rows: Tensor, vide
     return loss
 
 
-def hits(logits: Tensor, caption: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each word was foreseen: of all words, and of the attribute words alone."""
-    target = caption[:, 1:]
-    right = logits[:, :-1].argmax(-1) == target
-    return right[target != PAD], right[torch.isin(target, attributes)]
-
-
 @torch.inference_mode()
-def evaluate(encoder: DemoEncoder, heads: Heads, pairs: Pairs, attributes: Tensor) -> dict[str, float]:
-    """Teacher-forced accuracy of the dense captions and, for images, retrieval among the held-out captions."""
+def evaluate(encoder: DemoEncoder, heads: Heads, pairs: Pairs, vocabulary: list[str]) -> dict[str, float]:
+    """Teacher-forced accuracy in the dense captions by kind of word; for images retrieval among held-out captions."""
     encoder.eval(), heads.eval()
-    found: dict[str, list[Tensor]] = {}
-    vectors = []
-    for rows in torch.arange(len(pairs.captions)).split(64):
+    caption = pairs.dense(torch.arange(len(pairs.captions)))
+    pooled: list[Tensor] = []
+    right: dict[str, list[Tensor]] = {"pooled": [], "grid": []}
+    for rows in torch.arange(len(caption)).split(64):
         grid = encoder.grid(pairs.pixels[rows].flatten(0, 1))
-        vectors.append(encoder.pool(grid).unflatten(0, (len(rows), -1)))
-        memories = {"pooled": heads.memory_of_pooled(vectors[-1])}
-        if grid.shape[0] == len(rows):
+        pooled.append(encoder.pool(grid).unflatten(0, (len(rows), -1)))
+        memories = {"pooled": heads.memory_of_pooled(pooled[-1])}
+        if len(grid) == len(rows):
             memories["grid"] = heads.memory_of_grid(grid)
         for name, memory in memories.items():
-            every, attribute = hits(heads.write(memory, pairs.dense(rows)), pairs.dense(rows), attributes)
-            found.setdefault(f"words_from_{name}", []).append(every)
-            found.setdefault(f"attributes_from_{name}", []).append(attribute)
-    scores = {name: torch.cat(parts).float().mean().item() for name, parts in found.items()}
+            right[name].append(heads.write(memory, caption[rows])[:, :-1].argmax(-1) == caption[rows, 1:])
+    scores: dict[str, float] = {}
+    for kind, names in KINDS.items():
+        spoken = torch.tensor([i for i, word in enumerate(vocabulary) if word in " ".join(names).split()])
+        chosen = torch.isin(caption[:, 1:], spoken)
+        scores |= {f"{kind} from {name}": torch.cat(r)[chosen].float().mean().item() for name, r in right.items() if r}
     if pairs.pixels.shape[1] == 1:
-        ranks = heads.contrast(torch.cat(vectors)[:, 0], pairs.dense(torch.arange(len(pairs.captions)))).argmax(1)
-        scores["retrieval"] = (ranks == torch.arange(len(ranks))).float().mean().item()
+        best = heads.contrast(torch.cat(pooled)[:, 0], caption).argmax(1)
+        scores["retrieval"] = (best == torch.arange(len(best))).float().mean().item()
     return {name: round(score, 4) for name, score in scores.items()}
 
 
@@ -242,16 +246,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     random.seed(args.seed)
-    encoder = DemoEncoder().to(memory_format=torch.channels_last)
+    encoder = DemoEncoder()
     groups, vocabulary = load(args.root, encoder)
     print({key: tuple(pairs.pixels.shape) for key, pairs in groups.items()}, len(vocabulary), "words")
     heads = Heads(len(vocabulary), encoder.dim, cells=49)
     start = time.monotonic()
     steps = train(encoder, heads, groups, args)
     seconds = round(time.monotonic() - start)
-    spoken = {word for name in (*COLORS, *SHAPES, *SIZES, *PLACES) for word in name.split()}
-    attributes = torch.tensor([i for i, word in enumerate(vocabulary) if word in spoken])
-    scores = {kind: evaluate(encoder, heads, p, attributes) for (kind, split), p in groups.items() if split != "train"}
+    scores = {kind: evaluate(encoder, heads, p, vocabulary) for (kind, split), p in groups.items() if split != "train"}
     command = (
         f"python experiments/demo/pretrain_encoder.py --minutes {args.minutes:g} --batch-size {args.batch_size} "
         f"--videos {args.videos} --lr {args.lr:g} --seed {args.seed} --threads {args.threads}"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from vl_peft.metrics import CaptionMetrics, ExactMatch
 
-WORDS = "a man rides the brown horse over green hills".split()
+WORDS = ["a", "man", "rides", "the", "brown", "horse", "over", "green", "hills"]
 IDS = [f"item{i}" for i in range(11)]
 CAPTIONS = {key: " ".join(WORDS[i % 4 : i % 4 + 3 + i % 3]) for i, key in enumerate(IDS)}
 REFERENCES = {key: [" ".join(WORDS[i % 3 :]), " ".join(WORDS[: 4 + i % 5])] for i, key in enumerate(IDS)}

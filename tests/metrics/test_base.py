@@ -71,7 +71,14 @@ def test_an_empty_metric_says_so(metric: SentenceMetric) -> None:
         metric.compute()
 
 
-def test_hidden_references_are_refused_by_name() -> None:
+def test_a_split_with_hidden_labels_has_predictions_but_no_scores() -> None:
+    metric = ExactMatch()
+    metric.update(["q2", "q1"], ["a0", "a1"], [[], []])
+    assert metric.compute() == {}
+    assert list(metric.records) == ["q1", "q2"]
+
+
+def test_some_hidden_references_are_refused_by_name() -> None:
     metric = ExactMatch()
     metric.update(["q1", "q2"], ["a0", "a1"], [["a0"], []])
     assert set(metric.records) == {"q1", "q2"}

@@ -20,7 +20,7 @@ CASES = {
     "don't can't won't it's I'm gonna Cannot wannabe": "do n't ca n't wo n't it 's i 'm gon na can not wannabe",
     "who'd've shouldn't've y'all're": "who 'd 've should n't 've y' all 're",
     "rock'n'roll rock 'n' roll Texas Hold 'Em": "rock 'n' roll rock 'n' roll texas hold 'em",
-    "it’s “quoted” ‘text’ don’t": "it 's quoted text do n't",
+    "it\u2019s \u201cquoted\u201d \u2018text\u2019 don\u2019t": "it 's quoted text do n't",
     "the dogs' bowl, James' hat": "the dogs bowl james hat",
     "'90s 80's O'Brien o'clock ma'am ol' pal": "'90s 80 's o'brien o'clock ma'am ol' pal",
     "Dr. Pepper vs. Mr. Smith etc. in the U.S. at 5 p.m.": "dr. pepper vs. mr. smith etc. in the u.s. at 5 p.m.",

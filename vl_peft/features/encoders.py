@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -176,7 +176,8 @@ class DemoEncoder(VisionEncoder):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights, card = folder / ".encoder.safetensors.tmp", folder / ".encoder.json.tmp"
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, weights)
+        # As bytes: safetensors' own writer makes files that only their owner can read, whatever the umask.
+        weights.write_bytes(save({name: x.cpu().contiguous() for name, x in self.state_dict().items()}))
         card.write_text(json.dumps({"name": self.name, "dim": self.dim, "config": self.config, **facts}, indent=1))
         weights.replace(folder / "encoder.safetensors")
         card.replace(folder / "encoder.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 from vl_peft.errors import DataError
 
 REMEDY = "Fetch or make the video again, or leave it out."
-Reader = Callable[[Path, float], np.ndarray]
 
 
 def frame_times(duration: float, seconds_per_row: float = 1.5) -> np.ndarray:
@@ -51,20 +49,21 @@ def read_frames(path: str | Path, seconds_per_row: float = 1.5) -> np.ndarray:
     if path.stat().st_size == 0:
         raise DataError(path, "the video file is empty", remedy=REMEDY)
     problems = []
-    for read in (_read_decord, _read_pyav):
+    for name, read in (("decord", _read_decord), ("PyAV", _read_pyav)):
         try:
             return read(path, seconds_per_row)
         except ImportError:
-            problems.append(f"{read.__name__.removeprefix('_read_')} is not installed")
-        except (RuntimeError, OSError, ValueError, IndexError) as error:
-            problems.append(str(error).strip().splitlines()[-1] if str(error).strip() else repr(error))
+            problems.append(f"{name} is not installed")
+        except Exception as error:  # both have exception classes of their own, which need them imported
+            problems.append(f"{name}: {str(error).strip() or repr(error)}")
     raise DataError(path, f"the video cannot be decoded ({'; '.join(problems)})", remedy=REMEDY)
 
 
 def _shown_at(starts: np.ndarray, end: float, seconds_per_row: float) -> np.ndarray:
     """Index of the frame on screen at each time: the last that has started. ``starts`` is sorted."""
     times = starts[0] + frame_times(end - starts[0], seconds_per_row)
-    return np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
+    shown: np.ndarray = np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
+    return shown
 
 
 def _read_decord(path: Path, seconds_per_row: float) -> np.ndarray:
@@ -84,9 +83,9 @@ def _read_pyav(path: Path, seconds_per_row: float) -> np.ndarray:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stamps = sorted((p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None)
-        starts = np.array([float(pts * stream.time_base) for pts, _ in stamps])
-        end = float(sum(stamps[-1]) * stream.time_base)
-        announced = float((stream.duration or 0) * stream.time_base)
+        tick = float(stream.time_base or 0)
+        starts, end = np.array([pts * tick for pts, _ in stamps]), sum(stamps[-1]) * tick
+        announced = (stream.duration or 0) * tick
         if end - starts[0] < announced - seconds_per_row:
             raise ValueError(f"only {end - starts[0]:.1f} of {announced:.1f} seconds are there")
         wanted = _shown_at(starts, end, seconds_per_row)

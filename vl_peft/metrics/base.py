@@ -73,8 +73,8 @@ class SentenceMetric(Metric):
             return {}
         if unlabelled:
             raise UserError(
-                f"{type(self).__name__}: example {unlabelled[0]!r} and {len(unlabelled) - 1} others have no references, "
-                f"the other {len(self._scored) - len(unlabelled)} have."
+                f"{type(self).__name__}: example {unlabelled[0]!r} and {len(unlabelled) - 1} others have no references,"
+                f" the other {len(self._scored) - len(unlabelled)} have."
             )
         return self.score(self._scored)
 

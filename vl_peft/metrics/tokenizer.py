@@ -1,9 +1,9 @@
 r"""The caption tokenizer of the COCO evaluation in plain Python: Penn Treebank words, lower case, no punctuation.
 
 The official scorers pipe captions through the Stanford PTB tokenizer (3.4.1, ``-preserveLines -lowerCase``, a Java
-program) and drop a list of punctuation tokens. ``ptb_tokenize`` gives the same words. It was written from the observed
-behaviour of that program: at every place each rule below is tried, the longest match wins (what a rule has to *see*
-after its token counts as length), and of equal ones the first.
+program) and drop a list of punctuation tokens. ``ptb_tokenize`` gives the same words. Its rules follow those of that
+program's lexer and were settled by comparing outputs: at every place each rule below is tried, the longest match wins
+(what a rule has to *see* after its token counts as length), and of equal ones the first.
 
     "A man's riding a horse, in the (park)."   ->   a man 's riding a horse in the -lrb- park -rrb-
 
@@ -55,7 +55,7 @@ _TITLE = (
 )
 # Words which, after a single letter and its period, show that the period ended a sentence.
 _STARTER = (
-    "(?:A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Mr\\.|Ms\\."
+    "(?=[A-Z])(?i:A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Mr\\.|Ms\\."
     "|Now|Once|One|Other|Our|She|Since|So|Some|Such|That|The|Their|Then|There|These|They|This|We|What|When|While|Yet|You)"
 )
 
@@ -107,7 +107,7 @@ _RULES = tuple(
         r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}",
         rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_INITIALS}\.|[A-Za-z0-9\u00ad]+))+",
         _THING,
-        rf"({_ALNUM}+(?:\.{_ALNUM}+)*\.(?i:{_EXTENSION}))[^A-Za-z0-9]",
+        rf"({_ALNUM}+(?:\.{_ALNUM}+)*\.(?i:{_EXTENSION}))[\s.,!?]",
         # Symbols
         r"([<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]|\^_\^|\(\^_\^\)",
         r"\"|&quot;|''|[`\u2018\u2019\u201a-\u201f\u2039\u203a\u00ab\u00bb]{1,2}|'|&apos;",
