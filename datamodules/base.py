@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -106,7 +106,9 @@ class TaskData(LightningDataModule, ABC):
         """
         dims = {name: benchmark.store("train").dim for name, benchmark in self.benchmarks.items()}
         if len(set(dims.values())) > 1:
-            raise ConfigError(f"The visual features differ in size ({dims}): benchmarks trained together need the same.")
+            raise ConfigError(
+                f"The visual features differ in size ({dims}): benchmarks trained together need the same."
+            )
         return next(iter(dims.values()))
 
     def setup(self, stage: str) -> None:
@@ -148,7 +150,8 @@ class TaskData(LightningDataModule, ABC):
         rank, world = self._rank_and_world()
         return [
             self._loader(
-                split, SequentialTaskSampler(name, len(b.examples(split)), b.eval_batch_size or b.batch_size, rank, world)
+                split,
+                SequentialTaskSampler(name, len(b.examples(split)), b.eval_batch_size or b.batch_size, rank, world),
             )
             for name, b in self.benchmarks.items()
         ]
@@ -176,13 +179,15 @@ class Benchmark(TaskData):
         use_prompt: put the task's prompt to the text.
         prompt_text: a prompt in place of the benchmark's own.
         generation: how answers are generated, in place of the benchmark's own way.
+        max_source: most tokens of the text, in place of the benchmark's own limit.
+        max_target: most tokens of a target, likewise.
         shared: the arguments of :class:`TaskData`. Inside a ``MultiTask`` they are set there.
     """
 
     task: Task
     prompt: ClassVar[str]
-    max_source: ClassVar[int | None]
-    max_target: ClassVar[int | None]
+    max_source: int | None
+    max_target: int | None
     visual_kind: ClassVar[Literal["grid", "frames"]]
     visual_tokens: ClassVar[int]
     media_patterns: ClassVar[tuple[str, ...]] = ()  # where the images or videos are, below the root
@@ -194,11 +199,14 @@ class Benchmark(TaskData):
         use_prompt: bool = True,
         prompt_text: str | None = None,
         generation: Generation | None = None,
+        max_source: int | None = None,
+        max_target: int | None = None,
         **shared: object,
     ) -> None:
         super().__init__(**shared)  # type: ignore[arg-type]
         if generation is not None:
             self.task = replace(self.task, generation=generation)
+        self.max_source, self.max_target = max_source or self.max_source, max_target or self.max_target
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.prompt_text = (self.prompt if prompt_text is None else prompt_text) if use_prompt else ""
         self._examples: dict[Split, PackedExamples] = {}
@@ -332,6 +340,7 @@ class Benchmark(TaskData):
         if split == "train":
             targets = [draw_target(e, self.loading.seed, draw.epoch) for e in examples]
         store = self.store(split)
+        pad = self.visual_kind == "frames" and not self.loading.mask_padding
         batch = collate(
             task=self.task.name,
             examples=examples,
@@ -341,7 +350,7 @@ class Benchmark(TaskData):
             max_source=self.max_source,
             max_target=self.max_target,
             cut=self.loading.cut,
-            pad_visual_to=self.visual_tokens if self.visual_kind == "frames" and not self.loading.mask_padding else None,
+            pad_visual_to=self.visual_tokens if pad else None,
         )
         return batch if split == "train" else replace(batch, examples=examples)
 

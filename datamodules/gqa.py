@@ -35,6 +35,7 @@ class GQA(Benchmark):
     max_target = None
     visual_tokens = 36
     visual_kind = "grid"
+    media_patterns = ("VG/images/{key}.jpg", "GQA/images/{key}.jpg")
 
     def __init__(
         self,

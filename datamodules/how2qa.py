@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datamodules.video import VideoQuestions
-from vl_peft.batch import Generation, Task
+from vl_peft.batch import Task
 from vl_peft.metrics import ExactMatch, SentenceMetric
 
 
@@ -14,7 +14,7 @@ class How2QA(VideoQuestions):
     VALUE's server, which has its answers (3,095). Not every video has subtitles.
     """
 
-    task = Task("how2qa", generation=Generation(num_beams=5))
+    task = Task("how2qa")
     prompt = "how2qa: "
     channel = "how2"
     choices = 4

@@ -27,6 +27,7 @@ class NLVR2(Benchmark):
     max_target = None
     visual_tokens = 36  # of each image
     visual_kind = "grid"
+    media_patterns = ("nlvr/images/train/*/{key}.png", "nlvr/images/*/{key}.png")
 
     def __init__(self, test_split: Literal["test1", "test2"] = "test1", **shared: Any) -> None:
         super().__init__(**shared)

@@ -6,7 +6,7 @@ from typing import Any
 
 from datamodules.records import Record
 from datamodules.video import VideoQuestions
-from vl_peft.batch import Generation, Task
+from vl_peft.batch import Task
 from vl_peft.metrics import ExactMatch, SentenceMetric
 
 
@@ -18,7 +18,7 @@ class TVQA(VideoQuestions):
     all 15,253.
     """
 
-    task = Task("tvqa", generation=Generation(num_beams=5))
+    task = Task("tvqa")
     prompt = "tvqa: "
     channel = "tv"
     choices = 5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datamodules.base import Benchmark, Split
@@ -56,6 +58,10 @@ class VideoBenchmark(Benchmark):
     @abstractmethod
     def labels(self, record: Record, split: Split) -> Iterator[dict[str, Any]]:
         """For each Example to make of a record its fields besides ``source``, ``context`` and ``visuals``."""
+
+    def media(self, key: str) -> Path | None:
+        """The video file, where it is at hand."""
+        return next(self.root.glob(f"video/videos/{self.channel}/{glob.escape(key)}.*"), None)
 
     def feature_folder(self, split: Split) -> str:
         """All splits of a channel lie in one folder."""

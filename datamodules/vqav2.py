@@ -37,6 +37,7 @@ class VQAv2(Benchmark):
     max_target = 10
     visual_tokens = 36
     visual_kind = "grid"
+    media_patterns = ("COCO/images/*/{key}.jpg",)
 
     def __init__(
         self,

@@ -31,6 +31,9 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
 fit, validate, test, predict and plan take --config FILE, which may be repeated; see experiments/.
 """
 
+# Without these an unknown option would print all two hundred known ones; --help still does.
+USAGES = {c: {"usage": f"vl-peft {c} --config FILE [options]"} for c in ("fit", "validate", "test", "predict")}
+
 
 class VLCLI(LightningCLI):
     """Lightning's command line, with what model and data have to know of each other linked."""
@@ -61,7 +64,7 @@ def _lightning(args: list[str], cli: type[VLCLI] = VLCLI, run: bool = True) -> V
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=42,
-        parser_kwargs={"prog": "vl-peft"},
+        parser_kwargs=USAGES if run else {"prog": "vl-peft plan", "usage": "vl-peft plan --config FILE [options]"},
         args=args,
         run=run,
     )

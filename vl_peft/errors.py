@@ -23,9 +23,7 @@ class DataError(UserError):
         remedy: what the user can do about it.
     """
 
-    def __init__(
-        self, file: str | PathLike[str], problem: str, record: object | None = None, remedy: str = ""
-    ) -> None:
+    def __init__(self, file: str | PathLike[str], problem: str, record: object | None = None, remedy: str = "") -> None:
         where = f"{file}" if record is None else f"{file}, record {record}"
         super().__init__(f"{where}: {problem}." + (f" {remedy}" if remedy else ""))
         self.file, self.problem, self.record, self.remedy = str(file), problem, record, remedy

@@ -78,23 +78,43 @@ class VLModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, reduced as its task says."""
         loss = self.loss(batch)
-        self.log(f"train/loss/{batch.task}", loss, batch_size=len(batch))
-        self.log("train/loss", loss, batch_size=len(batch))
+        # The mean over the processes is the loss of the global batch: see loss().
+        self.log(f"train/loss/{batch.task}", loss, batch_size=len(batch), sync_dist=True)
+        self.log("train/loss", loss, batch_size=len(batch), sync_dist=True)
         return loss
 
     def loss(self, batch: Batch) -> Tensor:
-        """Scalar loss: see :class:`vl_peft.batch.Task` for the two reductions."""
-        losses = self.backbone(batch)
-        labelled = batch.labels != -100
+        """Scalar loss: see :class:`vl_peft.batch.Task` for the two reductions.
+
+        Under distributed training the sum over this process's rows is divided by the processes' mean number of rows
+        (or tokens), so that the average of the processes' gradients is the gradient of the global batch, however
+        unevenly its rows or tokens fall to them.
+        """
+        losses: Tensor = self.backbone(batch)
+        assert batch.labels is not None  # or the backbone would have said so
+        labelled = torch.ne(batch.labels, -100)
         if self.tasks[batch.task].reduction == "token":
-            return losses.sum() / labelled.sum().clamp(min=1)
+            return losses.sum().div(self._mean_over_processes(labelled.sum()))
         per_example = losses.sum(dim=1) / labelled.sum(dim=1).clamp(min=1)
-        return (per_example * batch.weights).mean()
+        return (per_example * batch.weights).sum().div(self._mean_over_processes(batch.weights.new_tensor(len(batch))))
+
+    def _mean_over_processes(self, count: Tensor) -> Tensor:
+        count = count.float().clamp(min=1)
+        if not self._distributed:
+            return count
+        mean: Tensor = self.trainer.strategy.reduce(count, reduce_op="mean")  # type: ignore[assignment]
+        return mean
+
+    @property
+    def _distributed(self) -> bool:
+        return self._trainer is not None and self.trainer.world_size > 1
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over what trains, with warm-up and linear decay per step."""
         if self.trainer.precision == "16-mixed":
-            raise ConfigError("trainer.precision 16-mixed is not supported: use bf16-mixed, which needs no loss scaling.")
+            raise ConfigError(
+                "trainer.precision 16-mixed is not supported: use bf16-mixed, which needs no loss scaling."
+            )
         groups: dict[bool, list[Tensor]] = {True: [], False: []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -161,7 +181,9 @@ class VLModule(LightningModule):
         """Fresh metrics."""
         self._evaluation_start()
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[str]:
         """Answers of a batch of one benchmark."""
         return self._evaluation_step(batch)
 
@@ -173,7 +195,9 @@ class VLModule(LightningModule):
         """Fresh metrics."""
         self._evaluation_start()
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+    def test_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[str]:
         """Answers of a batch of one benchmark."""
         return self._evaluation_step(batch)
 
@@ -215,5 +239,3 @@ class VLModule(LightningModule):
                 f"The checkpoint is of another configuration: {len(wrong)} of its trained parameters differ from "
                 f"this model's, first '{wrong[0]}' (checkpoint {theirs.get(wrong[0])}, model {mine.get(wrong[0])})."
             )
-
-

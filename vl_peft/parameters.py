@@ -29,7 +29,9 @@ def count_parts(backbone: Backbone) -> list[Part]:
     seen: set[int] = set()
 
     def count(name: str, modules: Iterable[nn.Module]) -> Part:
-        parameters = [p for module in modules for p in module.parameters() if id(p) not in seen and not seen.add(id(p))]
+        parameters = [p for module in modules for p in module.parameters() if id(p) not in seen]
+        parameters = list({id(p): p for p in parameters}.values())
+        seen.update(map(id, parameters))
         return Part(name, sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad))
 
     deltas = [module for name, module in backbone.named_modules() if name.endswith(".delta")]

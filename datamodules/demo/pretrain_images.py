@@ -1,4 +1,4 @@
-"""Captions and questions about the images of the pretraining split, in a wording no benchmark uses."""
+"""Captions and questions about the images of the pretraining split, in sentences no benchmark uses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _color(scene: Scene, rng: np.random.Generator) -> Question | None:
     if not things:
         return None
     thing = pick(rng, things)
-    form = pick(rng, ("tell the colour of the {}", "which colour does the {} have", "the {} is coloured how"))
+    form = pick(rng, ("tell the color of the {}", "which color does the {} have", "what is the color of the {}"))
     return Question(form.format(thing.shape), thing.color)
 
 
@@ -45,7 +45,7 @@ def _shape(scene: Scene, rng: np.random.Generator) -> Question | None:
     if not things:
         return None
     thing = pick(rng, things)
-    form = pick(rng, ("name the shape that is {}", "which form does the {} thing have", "the {} thing is a"))
+    form = pick(rng, ("name the shape that is {}", "what is the shape of the {} object", "the {} thing is a"))
     return Question(form.format(thing.color), thing.shape)
 
 
@@ -53,7 +53,7 @@ def _count(scene: Scene, rng: np.random.Generator) -> Question:
     target = pick(rng, range(1, 4))
     counts = {shape: len(having(scene.things, shape=shape)) for shape in shuffled(rng, SHAPES)}
     shape = min(counts, key=lambda s: abs(counts[s] - target))
-    total, form = len(scene.things), pick(rng, ("count the {}", "give the number of {}"))
+    total, form = len(scene.things), pick(rng, ("count the {}", "give the number of {}", "how many {} can you see"))
     if rng.random() < 0.3:
         return Question(form.format("things"), NUMBERS[total])
     color = pick(rng, scene.things).color
@@ -75,8 +75,9 @@ def _claim(scene: Scene, rng: np.random.Generator) -> Question:
     true = bool(rng.random() < 0.5)
     thing = pick(rng, scene.things)
     color, shape = (thing.color, thing.shape) if true else absent_pair(scene.things, rng)
-    form = pick(rng, ("true or false: the picture has {}", "true or false: {} can be seen"))
-    return Question(form.format(a(f"{color} {shape}")), "true" if true else "false")
+    form = pick(rng, ("true or false: the picture has {}", "true or false: {} can be seen", "can you see {} here"))
+    answers = ("yes", "no") if form.startswith("can") else ("true", "false")
+    return Question(form.format(a(f"{color} {shape}")), answers[not true])
 
 
 def _neighbour(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -89,7 +90,8 @@ def _neighbour(scene: Scene, rng: np.random.Generator) -> Question | None:
     if not found:
         return None
     anchor, side, other = pick(rng, found)
-    return Question(f"what lies {_SIDE_WORDS[side]} the {anchor.name}", other.name)
+    form = pick(rng, ("what lies {} the {}", "name the object that is {} the {}"))
+    return Question(form.format(_SIDE_WORDS[side], anchor.name), other.name)
 
 
 def _place(scene: Scene, rng: np.random.Generator) -> Question:

@@ -1,4 +1,4 @@
-"""Captions and questions about the videos of the pretraining split, in a wording and with names no benchmark uses."""
+"""Captions and questions about the videos of the pretraining split, in sentences and with names no benchmark uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,25 @@ from datamodules.demo.speech import cast, color_choices, offer, sentence, shape_
 from datamodules.demo.video import DIRECTIONS, Clip
 from datamodules.demo.world import Thing, pick, shuffled
 
-NAMES = ("Kim", "Nora", "Otto", "Pia", "Rosa", "Sam", "Tom", "Uma", "Vera", "Will", "Yara", "Zoe")
-_CHATTER = ("what a fine day", "it rains outside", "time for tea", "that was fun", "nobody knows why")
+_CHATTER = (
+    "what a fine day", "it rains outside", "time for tea", "that was fun", "nobody knows why", "we like to talk",
+    "I heard music", "now look at this", "take your time", "put it there", "let us begin", "this is how we do it",
+)  # fmt: skip
 _WAYS = {d: d if d in ("up", "down") else f"{d}wards" for d in DIRECTIONS}
 _EVENTS = {"appears": "shows up late", "disappears": "vanishes"}
+
+
+def new_names(rng: np.random.Generator) -> list[str]:
+    """Five made-up names: whoever learns from them learns to read a name, not to know it."""
+
+    def syllable() -> str:
+        end = pick(rng, ("", "", "", *"lmnrstd"))
+        return f"{pick(rng, 'bcdfghjklmnprstvwz')}{pick(rng, 'aeiou')}{end}"
+
+    names: dict[str, None] = {}
+    while len(names) < 5:
+        names[(syllable() + (syllable() if rng.random() < 0.8 else "")).capitalize()] = None
+    return list(names)
 
 
 def video_captions(clip: Clip, rng: np.random.Generator) -> list[str]:
@@ -42,10 +57,11 @@ def video_captions(clip: Clip, rng: np.random.Generator) -> list[str]:
 
 def _credits(roles: Mapping[str, str], rng: np.random.Generator) -> str:
     """Subtitles that say who is which shape, mixed with talk."""
-    forms = ("{0} is the {1}", "the {1} is called {0}", "{0} plays the {1}")
+    forms = ("{0} is the {1}", "the {1} is called {0}", "{0} plays the {1}", "{0} : my role is the {1}")
     lines = [pick(rng, forms).format(name, shape) for name, shape in roles.items()]
-    if rng.random() < 0.5:
-        lines.insert(int(rng.integers(len(lines) + 1)), pick(rng, _CHATTER))
+    for _ in range(int(rng.integers(3))):
+        speaker = f"{pick(rng, list(roles))} : " if rng.random() < 0.5 else ""
+        lines.insert(int(rng.integers(len(lines) + 1)), f"{speaker}{pick(rng, _CHATTER)}")
     return " ".join(f"{line} ." for line in lines)
 
 
@@ -55,7 +71,7 @@ def _color(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Qu
     hop = bool(roles) and rng.random() < 0.7
     if hop:
         who = next(name for name, shape in roles.items() if shape == thing.shape)
-    form = pick(rng, ("tell the colour of {}", "which colour does {} have"))
+    form = pick(rng, ("tell the color of {}", "which color does {} have", "what is the color of {}"))
     return Question(form.format(who), thing.color, tuple(color_choices(clip, rng)))
 
 
@@ -65,7 +81,8 @@ def _way(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Ques
     if roles and rng.random() < 0.7:
         who = next(name for name, shape in roles.items() if shape == thing.shape)
     way = clip.way_of(thing)
-    return Question(f"whither does {who} travel", _WAYS[way] if way else "nowhere", (*_WAYS.values(), "nowhere"))
+    form = pick(rng, ("where does {} travel", "tell the direction of {}", "to which side does {} travel"))
+    return Question(form.format(who), _WAYS[way] if way else "nowhere", (*_WAYS.values(), "nowhere"))
 
 
 def _who(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question | None:
@@ -73,13 +90,23 @@ def _who(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Ques
         return None
     names = {shape: name for name, shape in roles.items()}
     if rng.random() < 0.5:
-        return Question("who travels", names[clip.mover.shape], tuple(shuffled(rng, roles)))
+        return Question(
+            pick(rng, ("who travels", "name the one who moves")), names[clip.mover.shape], tuple(shuffled(rng, roles))
+        )
     thing = pick(rng, clip.things)
-    return Question(f"who is coloured {thing.color}", names[thing.shape], tuple(shuffled(rng, roles)))
+    return Question(
+        pick(rng, ("who is colored {}", "name the one who is {}")).format(thing.color),
+        names[thing.shape],
+        tuple(shuffled(rng, roles)),
+    )
 
 
 def _traveller(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
-    return Question("name the thing that travels", clip.mover.name, tuple(thing_choices(clip, rng)))
+    return Question(
+        pick(rng, ("name the thing that travels", "what is it that moves")),
+        clip.mover.name,
+        tuple(thing_choices(clip, rng)),
+    )
 
 
 def _event(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
@@ -97,7 +124,7 @@ def _hit(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Ques
 
 def _form(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
     thing: Thing = pick(rng, clip.things)
-    form = pick(rng, ("name the shape that is {}", "which form does the {} thing have"))
+    form = pick(rng, ("name the shape that is {}", "what is the shape of the {} object"))
     return Question(form.format(thing.color), thing.shape, tuple(shape_choices(clip, rng)))
 
 
@@ -120,7 +147,7 @@ def _finish(question: Question, subtitles: str, rng: np.random.Generator) -> Que
 def video_questions(clip: Clip, rng: np.random.Generator, count: int = 8) -> list[Question]:
     """``count`` different questions; most have subtitles, and about half of them have choices."""
     found: dict[str, Question] = {}
-    roles = cast(clip, NAMES, rng)
+    roles = cast(clip, new_names(rng), rng)
     while len(found) < count:
         spoken = bool(rng.random() < 0.75)
         question = pick(rng, _KINDS)(clip, roles if spoken else {}, rng)

@@ -25,7 +25,7 @@ class Pretraining(Benchmark):
     """One objective on the pretraining images or videos.
 
     Args:
-        objective: ``caption`` describes; ``mask`` restores a caption of which 15 to 75 % of the words are masked;
+        objective: ``caption`` describes; ``mask`` restores a dense caption of which 15 to 75 % of the words are masked;
             ``question`` answers one to three questions about an image, or one about a video; ``pair`` answers a
             question about the left or right of two images.
         kind: about images or about videos.
@@ -71,7 +71,8 @@ class Pretraining(Benchmark):
 
     def _captions(self, records: Iterator[Record]) -> Iterator[Example]:
         for record in records:
-            for i, caption in enumerate(record.require("captions", list)):
+            captions = record.require("captions", list)
+            for i, caption in enumerate(captions if self.objective == "caption" else captions[:1]):
                 key = f"{record.fields['id']}-{i}"
                 dense = "describe all" if i == 0 else "describe"
                 source = dense if self.objective == "caption" else f"restore {_masked(caption, key)}"

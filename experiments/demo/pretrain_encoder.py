@@ -2,6 +2,9 @@
 
     python experiments/demo/pretrain_encoder.py --root <data root with pretrain/> --minutes 10
 
+A second run with ``--start FOLDER --pool-only`` improves the pooled vector: the grid is finished by then, and without
+the convolutions a step costs little.
+
 Three objectives, each with a head that is thrown away afterwards: a caption decoder writes the dense caption from the
 49 grid cells; the same decoder writes it from the single pooled vector (for a video: from the pooled vectors of its
 frames), which makes that vector tell colour, shape, size and place of every object; and a CLIP-style contrast between
@@ -158,12 +161,9 @@ def caption_loss(logits: Tensor, caption: Tensor) -> Tensor:
 
 
 def losses(
-    encoder: DemoEncoder, heads: Heads, images: Pairs, rows: Tensor, videos: Pairs | None, clips: Tensor
+    encoder: DemoEncoder, heads: Heads, grid: Tensor, images: Pairs, rows: Tensor, videos: Pairs | None, clips: Tensor
 ) -> Tensor:
-    """The sum of all objectives on one batch of images and one of videos."""
-    batch = images.pixels[rows].flatten(0, 1)
-    frames = videos.pixels[clips].flatten(0, 1) if videos else batch[:0]
-    grid = encoder.grid(augment(torch.cat([batch, frames])))
+    """The sum of all objectives on the grids of one batch of images, ``rows``, and of the frames of ``clips``."""
     pooled = encoder.pool(grid)
     caption, n = images.dense(rows), len(rows)
     half = n // 2  # the grid is the easy part: half of the images do
@@ -205,13 +205,31 @@ def evaluate(encoder: DemoEncoder, heads: Heads, pairs: Pairs, vocabulary: list[
     return {name: round(score, 4) for name, score in scores.items()}
 
 
+@torch.inference_mode()
+def grids_of(encoder: DemoEncoder, pairs: Pairs) -> Tensor:
+    """Grids of all pictures, float16 ``[N, T, 49, F]``, from the trunk as it is."""
+    encoder.eval()
+    parts = [encoder.grid(p.flatten(0, 1)).half().unflatten(0, p.shape[:2]) for p in pairs.pixels.split(32)]
+    return torch.cat(parts).clone()
+
+
 def train(encoder: DemoEncoder, heads: Heads, groups: dict[tuple[str, str], Pairs], args: argparse.Namespace) -> int:
     """Trains for ``args.minutes``, the learning rate following the clock; returns the number of steps."""
     images, videos = groups["image", "train"], groups.get(("video", "train"))
-    parameters = [*encoder.parameters(), *heads.parameters()]
+    parameters = [*(encoder.pool if args.pool_only else encoder).parameters(), *heads.parameters()]
+    grids = {id(p): grids_of(encoder, p) for p in (images, videos) if p} if args.pool_only else {}
+
+    def grid_of(pairs: Pairs | None, chosen: Tensor) -> Tensor:
+        """Grids of all pictures of some items."""
+        if pairs is None:
+            return torch.empty(0, 49, encoder.dim)
+        if args.pool_only:
+            return grids[id(pairs)][chosen].flatten(0, 1).float()
+        return encoder.grid(augment(pairs.pixels[chosen].flatten(0, 1)))
+
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98), fused=True)
     start, step, order = time.monotonic(), 0, torch.empty(0, dtype=torch.long)
-    encoder.train(), heads.train()
+    encoder.train(not args.pool_only), heads.train()
     while (done := (time.monotonic() - start) / (60 * args.minutes)) < 1:
         if len(order) < args.batch_size:
             order = torch.randperm(len(images.captions))
@@ -220,7 +238,8 @@ def train(encoder: DemoEncoder, heads: Heads, groups: dict[tuple[str, str], Pair
         optimizer.param_groups[0]["lr"] = args.lr * min((step + 1) / 200, 0.5 + 0.5 * math.cos(math.pi * done))
         # Plain attention: torch's fused kernel for CPUs is several times slower backward on heads as small as these.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            loss = losses(encoder, heads, images, rows, videos, clips)
+            grid = torch.cat([grid_of(images, rows), grid_of(videos, clips)])
+            loss = losses(encoder, heads, grid, images, rows, videos, clips)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -242,11 +261,13 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="a saved encoder to go on with")
+    parser.add_argument("--pool-only", action="store_true", help="train the attention pool on the finished grids")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     random.seed(args.seed)
-    encoder = DemoEncoder()
+    encoder = DemoEncoder.from_pretrained(args.start) if args.start else DemoEncoder()
     groups, vocabulary = load(args.root, encoder)
     print({key: tuple(pairs.pixels.shape) for key, pairs in groups.items()}, len(vocabulary), "words")
     heads = Heads(len(vocabulary), encoder.dim, cells=49)
@@ -257,7 +278,11 @@ def main() -> None:
     command = (
         f"python experiments/demo/pretrain_encoder.py --minutes {args.minutes:g} --batch-size {args.batch_size} "
         f"--videos {args.videos} --lr {args.lr:g} --seed {args.seed} --threads {args.threads}"
-    )
+    ) + (" --pool-only" if args.pool_only else "")
+    former = json.loads((args.start / "encoder.json").read_text()) if args.start else {}
+    if former:
+        command = f"{former['command']} && {command}"
+        seconds, steps = seconds + former["seconds"], steps + former["steps"]
     encoder.save_pretrained(args.out, command=command, seed=args.seed, seconds=seconds, steps=steps, scores=scores)
     print(json.dumps(scores, indent=1))
 

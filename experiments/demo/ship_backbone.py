@@ -1,6 +1,6 @@
 """Puts a pretrained demo backbone into the package, with the record of how it was made.
 
-    python experiments/demo/ship_backbone.py runs/demo-backbone/version_0 runs/demo-backbone/init vl_peft/backbones/demo
+python experiments/demo/ship_backbone.py runs/demo-backbone/version_0 runs/demo-backbone/init vl_peft/backbones/demo
 """
 
 from __future__ import annotations

@@ -40,8 +40,9 @@ class DataRoot:
         return self.lines(f"video/ann/{channel}_subtitles.jsonl", records)
 
     def options(self, **options: Any) -> dict[str, Any]:
-        """Arguments for a benchmark that reads here."""
-        return {"root": str(self.path), **options}
+        """Arguments for a benchmark that reads here, its prompts where the published templates have them."""
+        position = "end" if (self.path / "video").exists() else "front"
+        return {"root": str(self.path), "prompt_position": position, **options}
 
 
 @pytest.fixture

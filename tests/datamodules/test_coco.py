@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from datamodules.coco import COCO
-from vl_peft.batch import Example
+from vl_peft.batch import Example, Generation
 from vl_peft.errors import DataError
 
 
@@ -48,7 +48,7 @@ def test_evaluation_has_an_example_per_image(data: Any) -> None:
 
 
 def test_longest_caption_is_an_option_of_one_object() -> None:
-    short = COCO(max_generated=20)
+    short = COCO(generation=Generation(num_beams=5, max_length=20))
     assert (short.task.generation.max_length, short.task.generation.num_beams) == (20, 5)
     assert COCO().task.generation.max_length == COCO.task.generation.max_length == 40
 

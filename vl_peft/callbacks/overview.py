@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from vl_peft.module import VLModule
 from vl_peft.parameters import count_parts, parts_table
 from vl_peft.plan import plan_table
 
@@ -17,7 +20,8 @@ class Overview(Callback):
         """Print both tables, once."""
         if trainer.is_global_zero:
             console = Console()
-            name = type(pl_module.backbone).__name__
-            console.print(parts_table(count_parts(pl_module.backbone), f"{name}, {type(pl_module.tuning).__name__}"))
+            module = cast(VLModule, pl_module)
+            title = f"{type(module.backbone).__name__}, {type(module.tuning).__name__}"
+            console.print(parts_table(count_parts(module.backbone), title))
             schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
             console.print(plan_table(schedule, trainer.max_epochs, (trainer.world_size,)))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vl_peft.metrics import SentenceMetric
+from vl_peft.module import VLModule
 from vl_peft.parameters import count_parts
 
 PACKAGES = ("vl_peft", "torch", "lightning", "transformers", "torchmetrics", "numpy")
@@ -34,6 +35,7 @@ class Results(Callback):
 
     def __init__(self, baseline: bool = True) -> None:
         self.baseline = baseline
+        self.before: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self._started = time.time()
         self._train_seconds: float | None = None
@@ -44,26 +46,32 @@ class Results(Callback):
         self._started = time.time()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the epoch's scores; outside ``fit`` this is the end."""
-        self.history.append(_scores(pl_module.metrics))
+        """Keep the epoch's scores, and those from before training; outside ``fit`` this is the end."""
+        metrics = cast(VLModule, pl_module).metrics
+        scores = {task: m.compute()[m.headline] for task, m in metrics.items() if m.compute()}
+        if trainer.sanity_checking:
+            self.before = scores
+        else:
+            self.history.append(scores)
         if trainer.state.fn == "validate":
-            self._finish(trainer, pl_module, "val")
+            self._finish(trainer, cast(VLModule, pl_module), "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the scores of the last validation."""
         self._train_seconds = time.time() - self._started
-        self._finish(trainer, pl_module, "val")
+        self._finish(trainer, cast(VLModule, pl_module), "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the test scores."""
-        self._finish(trainer, pl_module, "test")
+        self._finish(trainer, cast(VLModule, pl_module), "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the predictions."""
-        self._finish(trainer, pl_module, "test")
+        self._finish(trainer, cast(VLModule, pl_module), "test")
 
-    def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run or not module.metrics:
+    def _finish(self, trainer: Trainer, module: VLModule, split: str) -> None:
+        fast_dev_run: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or fast_dev_run or not module.metrics:
             return
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         files = [_write_predictions(folder, split, task, metric) for task, metric in module.metrics.items()]
@@ -94,9 +102,7 @@ class Results(Callback):
                 found[task] = {"answer": answer, "scores": constant.score(constant.records)}
         return found
 
-    def _results(
-        self, trainer: Trainer, module: LightningModule, split: str, baselines: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _results(self, trainer: Trainer, module: VLModule, split: str, baselines: Mapping[str, Any]) -> dict[str, Any]:
         parts = count_parts(module.backbone)
         return {
             "split": split,
@@ -104,6 +110,7 @@ class Results(Callback):
             "headline": {task: m.headline for task, m in module.metrics.items()},
             "baseline": baselines,
             "counts": {task: len(m.records) for task, m in module.metrics.items()},
+            "before_training": self.before,
             "history": self.history,
             "parameters": {p.name: {"total": p.total, "trainable": p.trainable} for p in parts},
             "trainable_percent": 100 * parts[-1].trainable / parts[-1].total,
@@ -119,23 +126,19 @@ class Results(Callback):
         seconds = results["train_seconds"]
         title = f"{split}: {results['trainable_percent']:.2f} % of the parameters trained"
         table = Table("task", "metric", title=title + (f", {seconds:.0f} s" if seconds is not None else ""))
-        for heading in ("examples", "constant answer", *(["first epoch"] if len(self.history) > 1 else []), "score"):
+        for heading in ("examples", "constant answer", *(["before training"] if self.before else []), "score"):
             table.add_column(heading, justify="right")
         for task, metric in metrics.items():
-            row = [task, metric.headline, f"{len(metric.records):,}"]
-            constant = results["baseline"].get(task)
-            row.append(f"{constant['scores'][metric.headline]:.2f}" if constant else "-")
-            if len(self.history) > 1:
-                row.append(f"{self.history[0].get(task, float('nan')):.2f}")
-            scores = results["scores"][task]
-            row.append(f"[bold]{scores[metric.headline]:.2f}[/]" if scores else "no labels")
-            table.add_row(*row)
+            constant, scores = results["baseline"].get(task), results["scores"][task]
+            table.add_row(
+                task,
+                metric.headline,
+                f"{len(metric.records):,}",
+                f"{constant['scores'][metric.headline]:.2f}" if constant else "-",
+                *([f"{self.before[task]:.2f}"] if self.before else []),
+                f"[bold]{scores[metric.headline]:.2f}[/]" if scores else "no labels",
+            )
         return table
-
-
-def _scores(metrics: Mapping[str, SentenceMetric]) -> dict[str, float]:
-    scores = {task: metric.compute() for task, metric in metrics.items()}
-    return {task: found[metrics[task].headline] for task, found in scores.items() if found}
 
 
 def _write_predictions(folder: Path, split: str, task: str, metric: SentenceMetric) -> Path:

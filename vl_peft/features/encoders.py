@@ -99,7 +99,8 @@ class AttentionPool(nn.Module):
         x = grid + self.positions
         key, value = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.key, self.value))
         y = functional.scaled_dot_product_attention(self.queries.expand(len(x), -1, -1, -1), key, value)
-        return self.out(y.transpose(1, 2).flatten(1))
+        vectors: Tensor = self.out(y.transpose(1, 2).flatten(1))
+        return vectors
 
 
 class DemoEncoder(VisionEncoder):
@@ -169,7 +170,7 @@ class DemoEncoder(VisionEncoder):
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             remedy = "Make it with experiments/demo/pretrain_encoder.py."
             raise DataError(folder, f"no usable encoder weights ({error})", remedy=remedy) from error
-        return encoder.to(memory_format=torch.channels_last).eval()
+        return encoder.eval()
 
     def save_pretrained(self, folder: str | Path, **facts: object) -> None:
         """Writes ``encoder.safetensors`` and ``encoder.json``: the arguments of the class and any further ``facts``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class FeatureStore(ABC):
     def __contains__(self, key: str) -> bool:
         return self.file(key).is_file()
 
-    def _files(self) -> Any:
+    def _files(self) -> Iterator[Path]:
         if not self.path.is_dir():
             raise DataError(self.path, "no such feature folder", remedy="Extract the features first.")
         return (f for f in self.path.iterdir() if f.suffix == self.suffix and not f.name.startswith("."))

@@ -1,0 +1,271 @@
+"""The command line end to end, on the demo corpus at toy size."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+import yaml
+
+from vl_peft.cli import main
+
+REPOSITORY = Path(__file__).parents[1]
+EXPERIMENTS = REPOSITORY / "experiments"
+
+
+@pytest.fixture
+def command(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The arguments of a command on a small benchmark mix, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(name: str, *options: str, kind: str = "video", root: Path = demo_root) -> list[str]:
+        configs = ["base", f"{kind}/base", f"{kind}/single_adapter", f"demo/{kind}"]
+        return [
+            name,
+            *(part for c in configs for part in ("--config", str(EXPERIMENTS / f"{c}.yaml"))),
+            "--data.root",
+            str(root),
+            "--trainer.accelerator=cpu",
+            "--trainer.devices=1",
+            *options,
+        ]
+
+    return build
+
+
+QUICK = ("--trainer.max_epochs=1", "--data.steps_per_epoch=8", "--trainer.limit_val_batches=1")
+
+
+def latest(folder: Path) -> Path:
+    return max(folder.glob("runs/experiment/version_*"), key=lambda p: int(p.name.split("_")[1]))
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_fit_then_validate_and_predict(kind: str, command: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert main(command("fit", *QUICK, kind=kind)) == 0
+    run = latest(tmp_path)
+    results = json.loads((run / "results.json").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    tasks = set(config["data"]["init_args"]["benchmarks"])
+    assert set(results["scores"]) == tasks
+    assert all(results["scores"][t][results["headline"][t]] >= 0 for t in tasks)
+    assert all(results["baseline"][t]["answer"] for t in tasks)
+    for task in tasks:
+        lines = (run / f"predictions/val_{task}.jsonl").read_text().splitlines()
+        assert len(lines) == results["counts"][task]
+        assert {"id", "prediction", "references"} == set(json.loads(lines[0]))
+    assert not list(run.rglob("*.tmp"))
+
+    checkpoint = run / "checkpoints/last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    trained = results["parameters"]["total"]["trainable"]
+    assert sum(t.numel() for t in state.values()) == trained < results["parameters"]["total"]["total"] / 2
+
+    assert main(command("validate", "--trainer.limit_val_batches=1", f"--ckpt_path={checkpoint}", kind=kind)) == 0
+    again = json.loads((latest(tmp_path) / "results.json").read_text())
+    assert again["scores"] == results["scores"], "a loaded checkpoint must give the scores of the run that wrote it"
+
+    assert main(command("predict", "--trainer.limit_predict_batches=1", f"--ckpt_path={checkpoint}", kind=kind)) == 0
+    assert {p.name for p in (latest(tmp_path) / "predictions").iterdir()} == {f"test_{t}.jsonl" for t in tasks}
+
+
+def test_test_without_labels_gives_predictions_and_says_so(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command("test", "--trainer.limit_test_batches=1")) == 0
+    assert "no labels" in capsys.readouterr().out
+    assert (latest(tmp_path) / "predictions/test_tvqa.jsonl").stat().st_size > 0
+
+
+def test_resumed_run_ends_as_an_undisturbed_one(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Also with workers, in the middle of an epoch, and with dropout seeds and answer draws that depend on the step."""
+    options = ("--data.steps_per_epoch=6", "--trainer.limit_val_batches=0", "--trainer.max_epochs=2")
+    plain = command("fit", *options, kind="image")
+    assert main(plain) == 0
+    whole = torch.load(latest(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
+    # The learning rate schedule knows the length of the whole run, so the first part is stopped, not made shorter.
+    save = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    stop = [*plain, save, "--trainer.callbacks.every_n_train_steps=4", "--trainer.callbacks.save_top_k=-1"]
+    assert main([*stop, "--trainer.callbacks.filename={step}"]) == 0
+    middle = latest(tmp_path) / "checkpoints/step=4.ckpt"
+    for workers in ("0", "2"):
+        assert main([*plain, f"--ckpt_path={middle}", f"--data.num_workers={workers}"]) == 0
+        resumed = torch.load(latest(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
+        assert resumed["global_step"] == whole["global_step"] == 12
+        for name, tensor in whole["state_dict"].items():
+            assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_two_processes_train_as_one(demo_root: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Half the batch on each of two processes: the same losses, weights and scores as one process."""
+    benchmarks = {"tvqa": ("datamodules.TVQA", 6), "tvc": ("datamodules.TVC", 6)}
+
+    def run(world: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        config = tmp_path / f"world{world}.yaml"
+        tasks = {k: {"class_path": c, "init_args": {"batch_size": b // world}} for k, (c, b) in benchmarks.items()}
+        init = {"benchmarks": tasks}
+        config.write_text(yaml.safe_dump({"data": {"class_path": "datamodules.MultiTask", "init_args": init}}))
+        args = command(
+            "fit",
+            "--config",
+            str(config),
+            f"--trainer.devices={world}",
+            "--trainer.strategy=ddp_find_unused_parameters_true" if world > 1 else "--trainer.strategy=auto",
+            "--trainer.max_epochs=1",
+            "--data.steps_per_epoch=6",
+            "--data.root",
+            str(demo_root),
+            "--model.tuning.sharing=multiple",
+            f"--trainer.logger.name=world{world}",
+        )
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(
+            [sys.executable, "-m", "vl_peft.cli", *args], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        folder = next(tmp_path.glob(f"runs/world{world}/version_0"))
+        state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        results = json.loads((folder / "results.json").read_text())
+        return state, results["scores"]
+
+    (one, scores), (two, scores_two) = run(1), run(2)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert scores == scores_two
+
+
+def test_plan(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command("plan")[:-2]) == 0
+    out = capsys.readouterr().out
+    assert "tvqa" in out and "8 devices" in out
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("fit", "validate", "test", "predict", "plan", "data demo", "data extract"))
+
+
+# -- mistakes of the user: one message that names file and record, no traceback ------------------------------------
+
+
+@pytest.fixture
+def own_root(demo_root: Path, tmp_path: Path) -> Path:
+    """A copy of the video part that a test may damage."""
+    root = tmp_path / "own"
+    shutil.copytree(demo_root / "video", root / "video", ignore=shutil.ignore_patterns("videos"))
+    return root
+
+
+def failure(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that fails for the user's mistake prints on stderr."""
+    assert main(args) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return " ".join(message.split())
+
+
+def test_missing_data_folder(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    message = failure(command("fit", root=Path("nowhere")), capsys)
+    assert "nowhere/video" in message and "vl-peft data demo" in message
+
+
+def test_missing_feature_file(
+    command: Callable[..., list[str]], own_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = sorted((own_root / "video/vis_features/tv/demo").iterdir())[0]
+    gone.unlink()
+    message = failure(command("fit", root=own_root), capsys)
+    assert gone.stem in message and "--data.missing_features skip" in message
+
+
+def test_missing_features_can_be_skipped_and_are_counted(
+    command: Callable[..., list[str]], own_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sorted((own_root / "video/vis_features/tv/demo").iterdir())[0].unlink()
+    assert main(command("fit", "--data.missing_features=skip", *QUICK, root=own_root)) == 0
+
+
+def test_truncated_feature_file(
+    command: Callable[..., list[str]], own_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (own_root / "video/vis_features/tv/demo").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    message = failure(command("fit", *QUICK, root=own_root), capsys)
+    assert "video/vis_features/tv/demo/" in message and ".npz" in message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_truncated_and_keyless_hdf5(
+    workers: int, demo_root: Path, command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "own"
+    shutil.copytree(demo_root, root, ignore=shutil.ignore_patterns("video", "images"))
+    files = sorted((root / "nlvr/clip_features/data_clip_demo_att").iterdir())
+    for file in files[:-1]:
+        file.write_bytes(file.read_bytes()[:500])
+    with h5py.File(files[-1], "w") as other:
+        other["something_else"] = 1
+    message = failure(command("fit", *QUICK, f"--data.num_workers={workers}", kind="image", root=root), capsys)
+    assert "nlvr/clip_features/data_clip_demo_att/" in message and ".h5" in message
+
+
+def test_malformed_annotation_line(
+    command: Callable[..., list[str]], own_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = own_root / "video/ann/tvqa/tvqa_train.jsonl"
+    lines = file.read_text().splitlines()
+    lines[2] = lines[2][:40]
+    file.write_text("\n".join(lines))
+    message = failure(command("fit", root=own_root), capsys)
+    assert "tvqa_train.jsonl" in message and "line 3" in message
+
+
+def test_empty_split(command: Callable[..., list[str]], own_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_root / "video/ann/tvc/tvc_val_release.jsonl").write_text("")
+    assert "the val split of tvc is empty" in failure(command("fit", root=own_root), capsys)
+
+
+def test_unknown_task(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command("fit", "--data.benchmarks.tvqa=datamodules.TVQQA"))
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "TVQQA" in message and "Traceback" not in message and len(message) < 4000
+
+
+def test_wrong_key_for_a_benchmark(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "wrong.yaml"
+    benchmarks = {"vqa": {"class_path": "datamodules.TVQA"}}
+    data = {"class_path": "datamodules.MultiTask", "init_args": {"benchmarks": benchmarks}}
+    config.write_text(yaml.safe_dump({"data": data}))
+    assert "data.benchmarks.vqa is the task 'tvqa'" in failure(command("fit", "--config", str(config)), capsys)
+
+
+def test_backbone_that_is_not_there(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    message = failure(command("fit", "--model.backbone.pretrained=/no/such/folder"), capsys)
+    assert "/no/such/folder" in message
+
+
+def test_checkpoint_of_another_strategy(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command("fit", *QUICK)) == 0
+    checkpoint = latest(tmp_path) / "checkpoints/last.ckpt"
+    options = ("--model.tuning.sharing=multiple", f"--ckpt_path={checkpoint}")
+    assert "another configuration" in failure(command("validate", *options), capsys)
+
+
+def test_overfit_batches_is_explained(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    message = failure(command("fit", "--trainer.overfit_batches=2", *QUICK), capsys)
+    assert "limit_train_batches" in message
