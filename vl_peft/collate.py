@@ -18,7 +18,7 @@ Features = np.ndarray[Any, Any]
 def uniform(*key: object) -> float:
     """A number in [0, 1) that is a pure function of the key, the same in every process and on every machine."""
     digest = hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def draw_target(example: Example, seed: int, epoch: int) -> tuple[str, float]:

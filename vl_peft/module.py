@@ -99,11 +99,10 @@ class VLModule(LightningModule):
         return (per_example * batch.weights).sum().div(self._mean_over_processes(batch.weights.new_tensor(len(batch))))
 
     def _mean_over_processes(self, count: Tensor) -> Tensor:
-        count = count.float().clamp(min=1)
-        if not self._distributed:
-            return count
-        mean: Tensor = self.trainer.strategy.reduce(count, reduce_op="mean")  # type: ignore[assignment]
-        return mean
+        count = count.float()
+        if self._distributed:
+            count = self.trainer.strategy.reduce(count, reduce_op="mean")  # type: ignore[assignment]
+        return count.clamp(min=1 / 1024)  # a batch without any label has a loss of 0, not 0 / 0
 
     @property
     def _distributed(self) -> bool:

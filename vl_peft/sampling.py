@@ -119,7 +119,12 @@ class TaskSampler(DistributedSampler[Draw]):
     def __init__(self, schedule: Schedule, rank: int = 0) -> None:
         super().__init__(range(1), num_replicas=schedule.world, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.schedule = schedule
-        self.skip = 0
+        self.done = (0, 0)  # an epoch, and how many of its steps a former run has done
+
+    @property
+    def skip(self) -> int:
+        """Steps of the current epoch that are not to be done again."""
+        return self.done[1] if self.done[0] == self.epoch else 0
 
     def __iter__(self) -> Iterator[Draw]:
         for step, draw in enumerate(self.schedule.epoch(self.epoch)):
@@ -171,15 +176,12 @@ class TaskLoader(DataLoader[Any]):
                 raise batch
             self._yielded += 1
             yield batch
-        self._yielded = 0
-        if isinstance(self.sampler, TaskSampler):
-            self.sampler.skip = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the running epoch that were handed out; Lightning stores it in the checkpoint."""
-        return {"yielded": self._yielded}
+        """The running epoch and how many of its batches were handed out; Lightning stores it in the checkpoint."""
+        return {"epoch": self.sampler.epoch, "yielded": self._yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next epoch of reading begin after the batches already seen."""
+        """Go on after the batches already seen, if that epoch is not over."""
         if isinstance(self.sampler, TaskSampler):
-            self.sampler.skip = state["yielded"] % len(self.sampler)
+            self.sampler.done = state["epoch"], state["yielded"]

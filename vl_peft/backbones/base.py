@@ -53,6 +53,8 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.tokenizer = TextTokenizer(pretrained)
         self.lm = self._load_language_model(pretrained, random_init, attention)
+        # transformers fills what Generation leaves open from here: a checkpoint's habits would leak into ours.
+        self.lm.generation_config = GenerationConfig()
         rows: int = self.lm.get_input_embeddings().num_embeddings
         if rows < len(self.tokenizer):
             # The new rows begin as the others did; mean_resizing would draw them from the rows' covariance.
@@ -61,7 +63,7 @@ class Backbone(nn.Module, ABC):
         weights = load_file(visual) if visual.is_file() and not random_init else None
         self.visual_embedding = self._visual_embedding(pretrained, feature_dim, weights)
         if gradient_checkpointing:
-            self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+            self.lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         self.route = Route(["any"])
         self.join_embeddings()
 

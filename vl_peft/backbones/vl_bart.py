@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import BartForConditionalGeneration
@@ -31,6 +32,13 @@ class VLBart(Backbone):
         """Take position embedding and embedding norm over from the encoder, which would apply them to vision too."""
         encoder = self.lm.get_encoder()
         self.text_positions, self.text_norm = encoder.embed_positions, encoder.layernorm_embedding
+        encoder.embed_positions, encoder.layernorm_embedding = _NoPositions(), nn.Identity()
+
+    def save_pretrained(self, folder: Path) -> None:
+        """As :meth:`Backbone.save_pretrained`, the two modules that were taken over back in their places."""
+        encoder = self.lm.get_encoder()
+        encoder.embed_positions, encoder.layernorm_embedding = self.text_positions, self.text_norm
+        super().save_pretrained(folder)
         encoder.embed_positions, encoder.layernorm_embedding = _NoPositions(), nn.Identity()
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
