@@ -64,7 +64,10 @@ demo: $(STAMP) $(DATA)/demo_image.done $(DATA)/demo_video.done ## write the embe
 
 pretrain-demo: $(STAMP) ## pretrain the demo encoder and backbone anew (they are in the package already)
 	$(RUN) data demo --root $(DATA) --parts pretrain --no-features --workers $(WORKERS)
-	$(BIN)/python experiments/demo/pretrain_encoder.py --root $(DATA) --out vl_peft/features/demo
+	$(BIN)/python experiments/demo/pretrain_encoder.py --root $(DATA) --out runs/demo-encoder \
+	  --minutes 13 --batch-size 64 --videos 6
+	$(BIN)/python experiments/demo/pretrain_encoder.py --root $(DATA) --out vl_peft/features/demo \
+	  --start runs/demo-encoder --pool-only --minutes 6 --batch-size 128 --videos 48
 	$(RUN) data demo --root $(DATA) --parts pretrain --workers $(WORKERS)
 	$(BIN)/python experiments/demo/init_backbone.py $(DATA) runs/demo-backbone/init
 	$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain.yaml --data.root $(DATA) $(ARGS)

@@ -86,6 +86,8 @@ class TaskData(LightningDataModule, ABC):
         super().__init__()
         given = locals()
         self.loading = Loading(**{f.name: given[f.name] for f in fields(Loading)})
+        self._train_loader: TaskLoader | None = None
+        self._position: dict[str, int] = {}
 
     @property
     @abstractmethod
@@ -132,7 +134,27 @@ class TaskData(LightningDataModule, ABC):
     def train_dataloader(self) -> TaskLoader:
         """One loader over the union of the tasks: one pool of workers, every batch of one task."""
         rank, world = self._rank_and_world()
-        return self._loader("train", TaskSampler(self.schedule(world), rank))
+        if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise ConfigError(
+                "trainer.overfit_batches does not go with the task sampler, which draws other batches in every epoch. "
+                "Use --trainer.limit_train_batches, or --data.steps_per_epoch."
+            )
+        self._train_loader = self._loader("train", TaskSampler(self.schedule(world), rank))
+        if self._position:
+            self._train_loader.load_state_dict(self._position)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training data stands; part of every checkpoint.
+
+        Lightning would ask the loader itself, but restores it only if nothing has looked at it before, and the
+        learning rate schedule has: it needs the number of steps.
+        """
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Make the training loader go on from there."""
+        self._position = state_dict
 
     def val_dataloader(self) -> list[TaskLoader]:
         """One loader for each benchmark's validation split."""

@@ -145,7 +145,7 @@ def test_two_processes_train_as_one(demo_root: Path, command: Callable[..., list
 def test_plan(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command("plan")[:-2]) == 0
     out = capsys.readouterr().out
-    assert "tvqa" in out and "8 devices" in out
+    assert "tvqa" in out and "on N processes" in out
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,6 +264,10 @@ def test_checkpoint_of_another_strategy(
     checkpoint = latest(tmp_path) / "checkpoints/last.ckpt"
     options = ("--model.tuning.sharing=multiple", f"--ckpt_path={checkpoint}")
     assert "another configuration" in failure(command("validate", *options), capsys)
+
+
+def test_checkpoint_that_is_not_there(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no/such.ckpt" in failure(command("validate", "--ckpt_path=no/such.ckpt"), capsys)
 
 
 def test_overfit_batches_is_explained(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import Dataset, RandomSampler
+from torch.utils.data import Dataset
 
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.sampling import Draw, Schedule, SequentialTaskSampler, TaskLoader, TaskSampler
@@ -309,13 +309,6 @@ def test_a_resumed_run_sees_what_the_whole_run_sees(tmp_path: Path, at: int, lim
     whole = run("whole", None)
     assert len(whole) == (24 if limit == 1.0 else 15)
     assert run("resumed", tmp_path / f"whole/step={at}.ckpt") == whole[at:]
-
-
-def test_another_sampler_is_refused() -> None:
-    reader = loader()
-    object.__setattr__(reader, "sampler", RandomSampler(range(3)))  # as Lightning puts one in place
-    with pytest.raises(ConfigError, match=r"limit_train_batches"):
-        iter(reader)
 
 
 class Broken(Dataset[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,9 +14,10 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
+from rich.text import Text
 
 from datamodules.base import TaskData
-from vl_peft.errors import UserError
+from vl_peft.errors import ConfigError, UserError
 from vl_peft.module import VLModule
 
 USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains each)
@@ -44,6 +46,16 @@ class VLCLI(LightningCLI):
         parser.link_arguments("data.feature_dim", "model.backbone.init_args.feature_dim", apply_on="instantiate")
         parser.link_arguments("model.backbone.init_args.pretrained", "data.init_args.tokenizer")
         parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def before_instantiate_classes(self) -> None:
+        """See that there is a checkpoint before everything is built.
+
+        Raises:
+            ConfigError: if the file of ``--ckpt_path`` does not exist.
+        """
+        checkpoint = self.config.get(self.subcommand, {}).get("ckpt_path") if self.subcommand else None
+        if checkpoint and checkpoint not in ("last", "best", "hpc") and not Path(checkpoint).exists():
+            raise ConfigError(f"--ckpt_path {checkpoint}: there is no such checkpoint.")
 
 
 class PlanCLI(VLCLI):
@@ -104,22 +116,41 @@ def data(args: list[str]) -> None:
 TOOLS: dict[str, Callable[[list[str]], None]] = {"plan": plan, "data": data}
 
 
+def _hush() -> None:
+    """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
+    for message in ("does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"):
+        warnings.filterwarnings("ignore", message=f".*{message}")
+    noise = ("Tip:", "estimate number of stepping batches", "TPU available")
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning_utilities.core.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in noise))
+
+
+def _mistake(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an error, if there is one: libraries wrap what is raised below them."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake ends with its message and status 2."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    # Advice on worker numbers and the like that does not fit here, or that is said elsewhere.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    _hush()
     torch.set_float32_matmul_precision("high")
     try:
         if args[0] in TOOLS:
             TOOLS[args[0]](args[1:])
         else:
             _lightning(args)
-    except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+    except Exception as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        text = Text.assemble(("error: ", "bold red"), str(mistake))
+        Console(stderr=True).print(text, soft_wrap=True, highlight=False)
         return 2
     return 0
 

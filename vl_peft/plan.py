@@ -10,7 +10,7 @@ from vl_peft.sampling import Schedule
 
 
 def plan_table(schedule: Callable[[int], Schedule], epochs: int | None, worlds: tuple[int, ...] = (1,)) -> Table:
-    """Per task: examples, share, batch size, steps and passes per epoch.
+    """Per task: examples, batch size per process, share of the steps, passes over the data and steps per epoch.
 
     Args:
         schedule: makes the schedule for a number of processes.
@@ -19,21 +19,20 @@ def plan_table(schedule: Callable[[int], Schedule], epochs: int | None, worlds: 
     """
     plans = {world: schedule(world) for world in worlds}
     length = f", {epochs} epochs" if epochs and epochs > 0 else ""
-    table = Table("task", title=f"plan: temperature {schedule(1).temperature:g}{length}")
-    for heading in ("examples", "batch", "share"):
+    caption = "xN: steps per epoch on N processes" if len(worlds) > 1 else None
+    title = f"plan: temperature {schedule(1).temperature:g}{length}"
+    table = Table(title=title, caption=caption)
+    table.add_column("task", no_wrap=True)
+    headings = ["examples", "batch", "share", "passes", "steps"]
+    if len(worlds) > 1:
+        headings[-1:] = [f"x{world}" for world in worlds]
+    for heading in headings:
         table.add_column(heading, justify="right")
-    for world in worlds:
-        suffix = "" if len(worlds) == 1 else f"\non {world} device{'s' if world > 1 else ''}"
-        table.add_column(f"steps/epoch{suffix}", justify="right")
-        table.add_column(f"passes/epoch{suffix}", justify="right")
     first = plans[worlds[0]]
     for task, size in first.sizes.items():
-        row = [task, f"{size:,}", str(first.batch_sizes[task] // worlds[0]), f"{first.shares()[task]:.1%}"]
-        for plan in plans.values():
-            row += [f"{plan.steps()[task]:,}", f"{plan.passes()[task]:.2f}"]
-        table.add_row(*row)
-    total = ["all", f"{sum(first.sizes.values()):,}", "", "100.0%"]
-    for plan in plans.values():
-        total += [f"{sum(plan.steps().values()):,}", ""]
-    table.add_row(*total, style="bold")
+        batch = first.batch_sizes[task] // worlds[0]
+        facts = f"{size:,}", str(batch), f"{first.shares()[task]:.1%}", f"{first.passes()[task]:.2f}"
+        table.add_row(task, *facts, *(f"{plan.steps()[task]:,}" for plan in plans.values()))
+    sums = (f"{sum(plan.steps().values()):,}" for plan in plans.values())
+    table.add_row("all", f"{sum(first.sizes.values()):,}", "", "100.0%", "", *sums, style="bold")
     return table

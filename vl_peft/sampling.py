@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vl_peft.errors import ConfigError, UserError
 
@@ -110,16 +110,17 @@ def _permutation(seed: int, task: int, lap: int, size: int) -> np.ndarray[Any, A
     return np.random.default_rng([seed, task, lap, 1]).permutation(size)
 
 
-class TaskSampler(DistributedSampler[Draw]):
-    """The rows that one process loads, step by step.
-
-    It is a ``DistributedSampler`` so that Lightning keeps it and calls ``set_epoch``.
-    """
+class TaskSampler(Sampler[Draw]):
+    """The rows that one process loads, step by step; ``set_epoch`` says of which epoch (Lightning calls it)."""
 
     def __init__(self, schedule: Schedule, rank: int = 0) -> None:
-        super().__init__(range(1), num_replicas=schedule.world, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self.schedule = schedule
+        self.schedule, self.rank = schedule, rank
+        self.epoch = 0
         self.done = (0, 0)  # an epoch, and how many of its steps a former run has done
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next reading that of this epoch."""
+        self.epoch = epoch
 
     @property
     def skip(self) -> int:
@@ -129,17 +130,16 @@ class TaskSampler(DistributedSampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         for step, draw in enumerate(self.schedule.epoch(self.epoch)):
             if step >= self.skip:
-                yield draw._replace(rows=draw.rows[self.rank :: self.num_replicas])
+                yield draw._replace(rows=draw.rows[self.rank :: self.schedule.world])
 
     def __len__(self) -> int:
         return sum(self.schedule.steps().values())
 
 
-class SequentialTaskSampler(DistributedSampler[Draw]):
+class SequentialTaskSampler(Sampler[Draw]):
     """All rows of one task once, in order and without padding, for evaluation: rank r takes rows r, r + world, ..."""
 
     def __init__(self, task: str, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        super().__init__(range(1), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.task, self.rows, self.batch_size = task, range(rank, size, world), batch_size
 
     def __iter__(self) -> Iterator[Draw]:
@@ -150,28 +150,32 @@ class SequentialTaskSampler(DistributedSampler[Draw]):
         return math.ceil(len(self.rows) / self.batch_size)
 
 
-class TaskLoader(DataLoader[Any]):
-    """A DataLoader over ``Draw`` indices that knows how many batches it has yielded and can continue there.
+class TaskLoader:
+    """Loads the batches that a sampler draws; knows how many it has handed out, and can go on there.
 
-    Reading begins with the first ``next``: Lightning makes the iterator before it calls ``set_epoch``.
+    It holds a DataLoader and is none: Lightning takes DataLoaders apart to put in samplers of its own (for several
+    processes, for ``predict``, for ``overfit_batches``) and leaves any other iterable as it is. Reading begins with the
+    first ``next``, because Lightning makes the iterator before it calls ``set_epoch``.
+
+    Args:
+        dataset: maps a :class:`Draw` to a batch, or to the UserError to raise.
+        sampler: yields the draws; Lightning finds its ``set_epoch`` here.
+        options: ``num_workers`` and the like, for the DataLoader.
     """
 
+    batch_sampler = None  # Lightning asks every loader that has a sampler
+
     def __init__(self, dataset: Dataset[Any], sampler: TaskSampler | SequentialTaskSampler, **options: Any) -> None:
-        super().__init__(dataset, sampler=sampler, batch_size=None, **options)
+        self.sampler = sampler
+        self._loader = DataLoader(dataset, sampler=sampler, batch_size=None, **options)
         self._yielded = 0
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if not isinstance(self.sampler, TaskSampler | SequentialTaskSampler):
-            raise ConfigError(
-                "Another sampler was put in place of the task sampler (trainer.overfit_batches does this). "
-                "Use trainer.limit_train_batches instead."
-            )
-        return self._read()
+    def __len__(self) -> int:
+        return len(self.sampler)
 
-    def _read(self) -> Iterator[Any]:
-        skip = getattr(self.sampler, "skip", 0)
-        self._yielded = skip
-        for batch in super().__iter__():
+    def __iter__(self) -> Iterator[Any]:
+        self._yielded = self.sampler.skip if isinstance(self.sampler, TaskSampler) else 0
+        for batch in self._loader:
             if isinstance(batch, UserError):
                 raise batch
             self._yielded += 1
@@ -179,7 +183,7 @@ class TaskLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """The running epoch and how many of its batches were handed out; Lightning stores it in the checkpoint."""
-        return {"epoch": self.sampler.epoch, "yielded": self._yielded}
+        return {"epoch": getattr(self.sampler, "epoch", 0), "yielded": self._yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batches already seen, if that epoch is not over."""

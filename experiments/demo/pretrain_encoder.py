@@ -276,9 +276,10 @@ def main() -> None:
     seconds = round(time.monotonic() - start)
     scores = {kind: evaluate(encoder, heads, p, vocabulary) for (kind, split), p in groups.items() if split != "train"}
     command = (
-        f"python experiments/demo/pretrain_encoder.py --minutes {args.minutes:g} --batch-size {args.batch_size} "
-        f"--videos {args.videos} --lr {args.lr:g} --seed {args.seed} --threads {args.threads}"
-    ) + (" --pool-only" if args.pool_only else "")
+        f"python experiments/demo/pretrain_encoder.py --root {args.root} --minutes {args.minutes:g} "
+        f"--batch-size {args.batch_size} --videos {args.videos} --lr {args.lr:g} --seed {args.seed} "
+        f"--threads {args.threads}"
+    ) + (f" --start {args.start} --pool-only" if args.pool_only else "")
     former = json.loads((args.start / "encoder.json").read_text()) if args.start else {}
     if former:
         command = f"{former['command']} && {command}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from vl_peft.backbones.visual import VisualEmbedding
 from vl_peft.batch import Batch, Generation
@@ -174,6 +175,9 @@ class Backbone(nn.Module, ABC):
         name = pretrained_folder(pretrained)
         model_class: Any = self.model_class
         model: PreTrainedModel
+        bars = is_progress_bar_enabled()
+        if Path(name).is_dir():
+            disable_progress_bar()  # reading a file takes a moment; downloading one may take minutes
         try:
             if random_init:
                 config = model_class.config_class.from_pretrained(name)
@@ -185,6 +189,9 @@ class Backbone(nn.Module, ABC):
                 f"No {self.model_class.__name__} at '{pretrained}': give a folder with config.json and weights, the "
                 f"name of a model on the hub (which needs a network), or 'demo'. ({str(error).splitlines()[0]})"
             ) from error
+        finally:
+            if bars:
+                enable_progress_bar()
         return model
 
     def _visual_embedding(

@@ -71,9 +71,9 @@ class Results(Callback):
 
     def _finish(self, trainer: Trainer, module: VLModule, split: str) -> None:
         fast_dev_run: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks the other processes, so before they leave
         if not trainer.is_global_zero or fast_dev_run or not module.metrics:
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         files = [_write_predictions(folder, split, task, metric) for task, metric in module.metrics.items()]
         baselines = self._constant_scores(trainer, module.metrics, split) if self.baseline else {}
         results = self._results(trainer, module, split, baselines)
