@@ -70,9 +70,13 @@ pretrain-demo: $(STAMP) ## pretrain the demo encoder and backbone anew (they are
 	  --start runs/demo-encoder --pool-only --minutes 6 --batch-size 128 --videos 48
 	$(RUN) data demo --root $(DATA) --parts pretrain --workers $(WORKERS)
 	$(BIN)/python experiments/demo/init_backbone.py $(DATA) runs/demo-backbone/init
-	$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain.yaml --data.root $(DATA) $(ARGS)
-	$(BIN)/python experiments/demo/ship_backbone.py $$(ls -td runs/demo-backbone/version_* | head -1) \
-	  runs/demo-backbone/init vl_peft/backbones/demo
+	rm -rf runs/demo-captions runs/demo-backbone/version_*
+	$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain_captions.yaml --data.root $(DATA)
+	$(BIN)/python experiments/demo/ship_backbone.py runs/demo-captions/version_0 runs/demo-backbone/init \
+	  runs/demo-backbone/captions
+	$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain_questions.yaml --data.root $(DATA)
+	$(BIN)/python experiments/demo/ship_backbone.py runs/demo-backbone/version_0 runs/demo-backbone/init \
+	  vl_peft/backbones/demo
 
 test: lint ## lint, then the tests
 	$(BIN)/pytest -n $(WORKERS)

@@ -1,9 +1,10 @@
 """Benchmarks as LightningDataModules, and the embedded demo corpus."""
 
-from datamodules.base import Benchmark, TaskData
+from datamodules.base import Benchmark
 from datamodules.coco import COCO
 from datamodules.gqa import GQA
 from datamodules.how2qa import How2QA
+from datamodules.loading import TaskData
 from datamodules.multitask import MultiTask
 from datamodules.nlvr2 import NLVR2
 from datamodules.tvc import TVC

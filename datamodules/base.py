@@ -1,195 +1,28 @@
-"""What the eight benchmarks share: from annotation files and features to loaders of batches."""
+"""What the eight benchmarks share: from annotation files and features to examples and batches."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from lightning import LightningDataModule
 from lightning_utilities.core.rank_zero import rank_zero_info
-from torch.utils.data import Dataset
 
+from datamodules.loading import Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
 from vl_peft.collate import Features, collate, draw_target
-from vl_peft.errors import ConfigError, DataError, UserError
+from vl_peft.errors import ConfigError, DataError
 from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.metrics import SentenceMetric
-from vl_peft.sampling import Draw, Schedule, SequentialTaskSampler, TaskLoader, TaskSampler
+from vl_peft.sampling import Draw
 from vl_peft.tokenizer import TextTokenizer
-
-Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How examples become batches; the same for all benchmarks of a run. See :class:`TaskData` for the fields."""
-
-    root: str = "data/demo"
-    encoder: str | None = None
-    tokenizer: str = "demo"
-    temperature: float = 1.0
-    steps_per_epoch: int | None = None
-    seed: int = 42
-    num_workers: int = 0
-    cache_gb: float = 1.0
-    missing_features: Literal["fail", "skip"] = "fail"
-    ablate_visual: bool = False
-    prompt_position: Literal["front", "end"] = "front"
-    cut: Literal["context", "end"] = "context"
-    mask_padding: bool = True
-
-
-class TaskData(LightningDataModule, ABC):
-    """Loaders over one or several benchmarks.
-
-    Args:
-        root: the folder that holds the benchmarks' folders (``COCO``, ``GQA``, ``nlvr``, ``vqa``, ``video``).
-        encoder: name of the vision encoder in the features' folder names; ``None`` takes the only one there is.
-        tokenizer: that of the backbone (the command line sets it).
-        temperature: 1 draws tasks in proportion to their size, infinity (``.inf``) uniformly.
-        steps_per_epoch: ``None`` for one pass over every task.
-        seed: of the order of the data and of the answers drawn (the command line sets it from ``seed_everything``).
-        num_workers: worker processes of a loader; 0 loads in the training process.
-        cache_gb: keep features in memory up to this size, per process and benchmark.
-        missing_features: ``"fail"``, or ``"skip"`` the examples whose images or videos have none, and say how many.
-        ablate_visual: replace all visual features by zeros, to see how much of a score comes from the text alone.
-        prompt_position: where a task's prompt stands (the published code puts it at the end for video).
-        cut: what a text over the limit loses: ``"context"``, its subtitles, or ``"end"``, whatever comes last.
-        mask_padding: ``False`` pads each video with zero frames that are attended to, as the published code does.
-    """
-
-    def __init__(
-        self,
-        root: str = "data/demo",
-        encoder: str | None = None,
-        tokenizer: str = "demo",
-        temperature: float = 1.0,
-        steps_per_epoch: int | None = None,
-        seed: int = 42,
-        num_workers: int = 0,
-        cache_gb: float = 1.0,
-        missing_features: Literal["fail", "skip"] = "fail",
-        ablate_visual: bool = False,
-        prompt_position: Literal["front", "end"] = "front",
-        cut: Literal["context", "end"] = "context",
-        mask_padding: bool = True,
-    ) -> None:
-        super().__init__()
-        given = locals()
-        self.loading = Loading(**{f.name: given[f.name] for f in fields(Loading)})
-        self._train_loader: TaskLoader | None = None
-        self._position: dict[str, int] = {}
-
-    @property
-    @abstractmethod
-    def benchmarks(self) -> Mapping[str, Benchmark]:
-        """The benchmarks by task name."""
-
-    @property
-    def tasks(self) -> dict[str, Task]:
-        """What the model has to know of each benchmark."""
-        return {name: benchmark.task for name, benchmark in self.benchmarks.items()}
-
-    @property
-    def feature_dim(self) -> int:
-        """Size F of the visual features on disk, the same for all benchmarks.
-
-        Raises:
-            ConfigError: if the benchmarks disagree.
-        """
-        dims = {name: benchmark.store("train").dim for name, benchmark in self.benchmarks.items()}
-        if len(set(dims.values())) > 1:
-            raise ConfigError(
-                f"The visual features differ in size ({dims}): benchmarks trained together need the same."
-            )
-        return next(iter(dims.values()))
-
-    def setup(self, stage: str) -> None:
-        """Read the annotations that the stage needs, so that mistakes in them show before anything runs."""
-        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("train", "val")}
-        for benchmark in self.benchmarks.values():
-            for split in splits.get(stage, ("train", "test")):
-                benchmark.examples(split)
-
-    def schedule(self, world: int = 1) -> Schedule:
-        """The training plan on ``world`` processes."""
-        return Schedule(
-            sizes={name: len(b.examples("train")) for name, b in self.benchmarks.items()},
-            batch_sizes={name: b.batch_size * world for name, b in self.benchmarks.items()},
-            temperature=self.loading.temperature,
-            steps_per_epoch=self.loading.steps_per_epoch,
-            seed=self.loading.seed,
-            world=world,
-        )
-
-    def train_dataloader(self) -> TaskLoader:
-        """One loader over the union of the tasks: one pool of workers, every batch of one task."""
-        rank, world = self._rank_and_world()
-        if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            raise ConfigError(
-                "trainer.overfit_batches does not go with the task sampler, which draws other batches in every epoch. "
-                "Use --trainer.limit_train_batches, or --data.steps_per_epoch."
-            )
-        self._train_loader = self._loader("train", TaskSampler(self.schedule(world), rank))
-        if self._position:
-            self._train_loader.load_state_dict(self._position)
-        return self._train_loader
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the training data stands; part of every checkpoint.
-
-        Lightning would ask the loader itself, but restores it only if nothing has looked at it before, and the
-        learning rate schedule has: it needs the number of steps.
-        """
-        return self._train_loader.state_dict() if self._train_loader else {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Make the training loader go on from there."""
-        self._position = state_dict
-
-    def val_dataloader(self) -> list[TaskLoader]:
-        """One loader for each benchmark's validation split."""
-        return self._evaluation_loaders("val")
-
-    def test_dataloader(self) -> list[TaskLoader]:
-        """One loader for each benchmark's test split."""
-        return self._evaluation_loaders("test")
-
-    def predict_dataloader(self) -> list[TaskLoader]:
-        """The test split, whose labels are not needed."""
-        return self._evaluation_loaders("test")
-
-    def _evaluation_loaders(self, split: Split) -> list[TaskLoader]:
-        rank, world = self._rank_and_world()
-        return [
-            self._loader(
-                split,
-                SequentialTaskSampler(name, len(b.examples(split)), b.eval_batch_size or b.batch_size, rank, world),
-            )
-            for name, b in self.benchmarks.items()
-        ]
-
-    def _loader(self, split: Split, sampler: TaskSampler | SequentialTaskSampler) -> TaskLoader:
-        workers = self.loading.num_workers
-        return TaskLoader(
-            TaskDataset(self.benchmarks, split),
-            sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0 and split == "train",
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 class Benchmark(TaskData):
@@ -380,19 +213,3 @@ class Benchmark(TaskData):
         pool = pool_grid if self.visual_kind == "grid" else pool_time
         features = pool(store.read(key), self.visual_tokens)
         return np.zeros_like(features) if self.loading.ablate_visual else features
-
-
-class TaskDataset(Dataset[Batch | UserError]):
-    """Maps a :class:`Draw` to its Batch; made once per split over all benchmarks.
-
-    The user's mistakes are returned, for the loader to raise: torch would wrap what a worker raises in a traceback.
-    """
-
-    def __init__(self, benchmarks: Mapping[str, Benchmark], split: Split) -> None:
-        self.benchmarks, self.split = benchmarks, split
-
-    def __getitem__(self, draw: Draw) -> Batch | UserError:
-        try:
-            return self.benchmarks[draw.task].load(self.split, draw)
-        except UserError as error:
-            return error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from datamodules.base import Benchmark, Split
+from datamodules.base import Benchmark
+from datamodules.loading import Split
 from datamodules.records import Record, read_items
 from vl_peft.batch import Example, Generation, Task
 from vl_peft.metrics import CaptionMetrics, SentenceMetric

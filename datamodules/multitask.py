@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from datamodules.base import Benchmark, Loading, TaskData
+from datamodules.base import Benchmark
+from datamodules.loading import Loading, TaskData
 from vl_peft.errors import ConfigError
 
 

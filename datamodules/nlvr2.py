@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from datamodules.base import Benchmark, Split
+from datamodules.base import Benchmark
+from datamodules.loading import Split
 from datamodules.records import read_lines
 from vl_peft.batch import Example, Task
 from vl_peft.metrics import NLVR2Accuracy, SentenceMetric

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.base import Benchmark, Split
+from datamodules.base import Benchmark
+from datamodules.loading import Split
 from datamodules.records import Record, locate, read_lines
 from datamodules.subtitles import Subtitles
 from vl_peft.batch import Example

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, Literal
 
-from datamodules.base import Benchmark, Split
+from datamodules.base import Benchmark
 from datamodules.coco import karpathy_images
+from datamodules.loading import Split
 from datamodules.records import DAMAGED, Record, locate, read_items, read_json
 from vl_peft.batch import Example, Task
 from vl_peft.errors import DataError

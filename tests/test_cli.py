@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 
+from vl_peft.batch import Batch
 from vl_peft.cli import main
+from vl_peft.module import VLModule
 
 REPOSITORY = Path(__file__).parents[1]
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -102,6 +104,24 @@ def test_resumed_run_ends_as_an_undisturbed_one(command: Callable[..., list[str]
         assert resumed["global_step"] == whole["global_step"] == 12
         for name, tensor in whole["state_dict"].items():
             assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_a_run_that_breaks_leaves_the_checkpoint_of_its_last_epoch(
+    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = VLModule.training_step
+
+    def breaks(self: VLModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.current_epoch == 1:
+            raise RuntimeError("power cut")
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(VLModule, "training_step", breaks)
+    options = ("--trainer.max_epochs=2", "--data.steps_per_epoch=2", "--trainer.limit_val_batches=1")
+    with pytest.raises(RuntimeError, match="power cut"):
+        main(command("fit", *options))
+    (checkpoint,) = (latest(tmp_path) / "checkpoints").iterdir()
+    assert checkpoint.name == "last.ckpt" and torch.load(checkpoint, weights_only=True)["global_step"] == 2
 
 
 def test_two_processes_train_as_one(demo_root: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -273,3 +293,22 @@ def test_checkpoint_that_is_not_there(command: Callable[..., list[str]], capsys:
 def test_overfit_batches_is_explained(command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     message = failure(command("fit", "--trainer.overfit_batches=2", *QUICK), capsys)
     assert "limit_train_batches" in message
+
+
+def test_extract_own_files(demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Features of one's own images are those that the corpus has of the same files; unreadable ones are named."""
+    source = tmp_path / "pictures"
+    shutil.copytree(demo_root / "GQA/images", source)
+    arguments = ["data", "extract", str(source), str(tmp_path / "out"), "--kind", "images", "--workers", "0"]
+    assert main(arguments) == 0
+    for file in (demo_root / "GQA/clip_features/data_clip_demo_att").iterdir():
+        with h5py.File(file) as theirs, h5py.File(tmp_path / "out" / file.name) as ours:
+            key = f"{file.stem}/features"
+            assert ours[key].shape == (49, 128) and abs(ours[key][:] - theirs[key][:]).max() < 1e-2
+    (source / "broken.png").write_bytes(b"not a picture")
+    assert "broken" in failure(arguments, capsys)
+
+
+def test_unknown_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["data", "extract", str(tmp_path), str(tmp_path / "out"), "--kind", "images", "--encoder", "RN999"]
+    assert "RN999" in failure(arguments, capsys)

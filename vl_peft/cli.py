@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.text import Text
 
-from datamodules.base import TaskData
+from datamodules.loading import TaskData
 from vl_peft.errors import ConfigError, UserError
 from vl_peft.module import VLModule
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.base import Benchmark, Split
+from datamodules.base import Benchmark
+from datamodules.loading import Split
 from datamodules.records import Record, read_lines
 from vl_peft.batch import Example, Generation, Task
 from vl_peft.collate import uniform
@@ -25,10 +26,11 @@ class Pretraining(Benchmark):
     """One objective on the pretraining images or videos.
 
     Args:
-        objective: ``caption`` describes; ``mask`` restores a dense caption of which 15 to 75 % of the words are masked;
+        objective: ``caption`` describes; ``mask`` restores a caption of which 15 to 75 % of the words are masked;
             ``question`` answers one to three questions about an image, or one about a video; ``pair`` answers a
             question about the left or right of two images.
         kind: about images or about videos.
+        all_captions: use all three captions of each, not only the dense one.
         **shared: options of every benchmark.
     """
 
@@ -38,9 +40,13 @@ class Pretraining(Benchmark):
     visual_tokens = 36
 
     def __init__(
-        self, objective: Literal["caption", "mask", "question", "pair"], kind: Kind = "image", **shared: Any
+        self,
+        objective: Literal["caption", "mask", "question", "pair"],
+        kind: Kind = "image",
+        all_captions: bool = False,
+        **shared: Any,
     ) -> None:
-        self.objective, self.kind = objective, kind
+        self.objective, self.kind, self.all_captions = objective, kind, all_captions
         self.visual_kind = "grid" if kind == "image" else "frames"  # type: ignore[misc]
         self.task = Task(  # type: ignore[misc]
             f"{kind}_{objective}", reduction="token", generation=Generation(num_beams=1, max_length=80)
@@ -72,7 +78,7 @@ class Pretraining(Benchmark):
     def _captions(self, records: Iterator[Record]) -> Iterator[Example]:
         for record in records:
             captions = record.require("captions", list)
-            for i, caption in enumerate(captions if self.objective == "caption" else captions[:1]):
+            for i, caption in enumerate(captions if self.all_captions else captions[:1]):
                 key = f"{record.fields['id']}-{i}"
                 dense = "describe all" if i == 0 else "describe"
                 source = dense if self.objective == "caption" else f"restore {_masked(caption, key)}"

@@ -82,7 +82,7 @@ class Results(Callback):
         console.print(self._table(module.metrics, results, split))
         for file in files:
             console.print(f"wrote {file}", soft_wrap=True, highlight=False)
-        checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if checkpoint and self._train_seconds is not None:
             console.print(f"wrote {os.path.relpath(checkpoint)}", soft_wrap=True, highlight=False)
         console.print(f"TensorBoard: tensorboard --logdir {folder.parent.parent}", soft_wrap=True, highlight=False)
