@@ -11,7 +11,7 @@ from datamodules.demo.facts import Question, a, full, listed
 from datamodules.demo.pretrain_images import spot
 from datamodules.demo.speech import cast, color_choices, offer, sentence, shape_choices, thing_choices
 from datamodules.demo.video import DIRECTIONS, Clip
-from datamodules.demo.world import Thing, pick, shuffled
+from datamodules.demo.world import PLACES, Thing, pick, shuffled
 
 _CHATTER = (
     "what a fine day", "it rains outside", "time for tea", "that was fun", "nobody knows why", "we like to talk",
@@ -55,22 +55,36 @@ def video_captions(clip: Clip, rng: np.random.Generator) -> list[str]:
     return [dense, travel, pick(rng, others)]
 
 
-def _credits(roles: Mapping[str, str], rng: np.random.Generator) -> str:
+def credits_of(roles: Mapping[str, str], rng: np.random.Generator) -> str:
     """Subtitles that say who is which shape, mixed with talk."""
     forms = ("{0} is the {1}", "the {1} is called {0}", "{0} plays the {1}", "{0} : my role is the {1}")
     lines = [pick(rng, forms).format(name, shape) for name, shape in roles.items()]
     for _ in range(int(rng.integers(3))):
-        speaker = f"{pick(rng, list(roles))} : " if rng.random() < 0.5 else ""
+        speaker = f"{pick(rng, [*roles, *new_names(rng)])} : " if rng.random() < 0.5 else ""
         lines.insert(int(rng.integers(len(lines) + 1)), f"{speaker}{pick(rng, _CHATTER)}")
     return " ".join(f"{line} ." for line in lines)
+
+
+def _somebody(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> tuple[str, Thing]:
+    """A name that was said, and the object that has it."""
+    things = {t.shape: t for t in clip.things}
+    return pick(rng, [(name, things[shape]) for name, shape in roles.items() if shape in things])
+
+
+def _place(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
+    thing = pick(rng, clip.things)
+    who = f"the {thing.shape}"
+    if roles and rng.random() < 0.7:
+        who, thing = _somebody(clip, roles, rng)
+    wrong = [t.place for t in shuffled(rng, clip.things)] + shuffled(rng, PLACES)
+    return Question(f"tell the first place of {who}", thing.place, tuple(wrong))
 
 
 def _color(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question:
     thing = pick(rng, clip.things)
     who = f"the {thing.shape}"
-    hop = bool(roles) and rng.random() < 0.7
-    if hop:
-        who = next(name for name, shape in roles.items() if shape == thing.shape)
+    if roles and rng.random() < 0.7:
+        who, thing = _somebody(clip, roles, rng)
     form = pick(rng, ("tell the color of {}", "which color does {} have", "what is the color of {}"))
     return Question(form.format(who), thing.color, tuple(color_choices(clip, rng)))
 
@@ -79,14 +93,14 @@ def _way(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Ques
     thing = clip.mover if rng.random() < 0.8 else pick(rng, clip.still)
     who = pick(rng, (f"the {thing.shape}", f"the {thing.color} thing"))
     if roles and rng.random() < 0.7:
-        who = next(name for name, shape in roles.items() if shape == thing.shape)
+        who, thing = _somebody(clip, roles, rng)
     way = clip.way_of(thing)
     form = pick(rng, ("where does {} travel", "tell the direction of {}", "to which side does {} travel"))
     return Question(form.format(who), _WAYS[way] if way else "nowhere", (*_WAYS.values(), "nowhere"))
 
 
 def _who(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question | None:
-    if not roles:
+    if len(roles) < 5:
         return None
     names = {shape: name for name, shape in roles.items()}
     if rng.random() < 0.5:
@@ -128,8 +142,18 @@ def _form(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Que
     return Question(form.format(thing.color), thing.shape, tuple(shape_choices(clip, rng)))
 
 
+def _role(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question | None:
+    """Only what is said matters: the half of the way to "which color does Kosfa have"."""
+    if not roles:
+        return None
+    name, shape = pick(rng, list(roles.items()))
+    if rng.random() < 0.5:
+        return Question(f"who plays the {shape}", name, (*shuffled(rng, roles), *new_names(rng)))
+    return Question(f"which role has {name}", shape, tuple(shape_choices(clip, rng)))
+
+
 _KINDS: tuple[Callable[[Clip, Mapping[str, str], np.random.Generator], Question | None], ...] = (
-    _color, _color, _color, _way, _way, _who, _who, _traveller, _event, _hit, _form,
+    _color, _color, _color, _way, _way, _place, _place, _who, _role, _traveller, _event, _hit, _form,
 )  # fmt: skip
 
 
@@ -144,13 +168,15 @@ def _finish(question: Question, subtitles: str, rng: np.random.Generator) -> Que
     return replace(question, answer=answer, choices=choices, subtitles=subtitles)
 
 
-def video_questions(clip: Clip, rng: np.random.Generator, count: int = 8) -> list[Question]:
+def video_questions(clip: Clip, rng: np.random.Generator, count: int = 12) -> list[Question]:
     """``count`` different questions; most have subtitles, and about half of them have choices."""
     found: dict[str, Question] = {}
-    roles = cast(clip, new_names(rng), rng)
+    everybody = cast(clip, new_names(rng), rng)
+    visible = [(name, shape) for name, shape in everybody.items() if shape in [t.shape for t in clip.things]]
+    roles = everybody if rng.random() < 0.25 else dict([pick(rng, visible)])
     while len(found) < count:
         spoken = bool(rng.random() < 0.75)
         question = pick(rng, _KINDS)(clip, roles if spoken else {}, rng)
         if question is not None and question.text not in found:
-            found[question.text] = _finish(question, _credits(roles, rng) if spoken else "", rng)
+            found[question.text] = _finish(question, credits_of(roles, rng) if spoken else "", rng)
     return list(found.values())

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.base import Benchmark
+from datamodules.demo.pretrain_videos import credits_of, new_names
+from datamodules.demo.world import SHAPES, pick, shuffled
 from datamodules.loading import Split
 from datamodules.records import Record, read_lines
 from vl_peft.batch import Example, Generation, Task
@@ -28,7 +30,8 @@ class Pretraining(Benchmark):
     Args:
         objective: ``caption`` describes; ``mask`` restores a caption of which 15 to 75 % of the words are masked;
             ``question`` answers one to three questions about an image, or one about a video; ``pair`` answers a
-            question about the left or right of two images.
+            question about the left or right of two images; ``lookup`` finds in the text what is asked for, a choice by
+            its label or a name by its role, and needs no look.
         kind: about images or about videos.
         all_captions: use all three captions of each, not only the dense one.
         **shared: options of every benchmark.
@@ -41,7 +44,7 @@ class Pretraining(Benchmark):
 
     def __init__(
         self,
-        objective: Literal["caption", "mask", "question", "pair"],
+        objective: Literal["caption", "mask", "question", "pair", "lookup"],
         kind: Kind = "image",
         all_captions: bool = False,
         **shared: Any,
@@ -73,6 +76,8 @@ class Pretraining(Benchmark):
         if name == "captions":
             return self._captions(records)
         by_visual = [list(group) for _, group in groupby(records, lambda r: str(r.require("id")))]
+        if self.objective == "lookup":
+            return self._lookups(by_visual)
         return self._pairs(by_visual) if self.objective == "pair" else self._questions(by_visual)
 
     def _captions(self, records: Iterator[Record]) -> Iterator[Example]:
@@ -98,7 +103,7 @@ class Pretraining(Benchmark):
 
     def _pairs(self, by_visual: Sequence[list[Record]]) -> Iterator[Example]:
         for i, records in enumerate(by_visual):
-            for record in records[:3]:
+            for record in records[:1]:
                 key = f"{record.fields['id']}-{record.fields['question']}"
                 other = by_visual[(i + 1 + int(uniform("partner", key) * (len(by_visual) - 1))) % len(by_visual)]
                 question, answer = _posed(record, key)
@@ -106,6 +111,15 @@ class Pretraining(Benchmark):
                 side = "left" if uniform("side", key) < 0.5 else "right"
                 visuals = ids if side == "left" else ids[::-1]
                 yield self._example(key, f"{side} picture : {question} ?", answer, *visuals)
+
+    def _lookups(self, by_visual: Sequence[list[Record]]) -> Iterator[Example]:
+        for records in by_visual:
+            for record in records:
+                key = f"{record.fields['id']}-{record.fields['question']}"
+                rng = np.random.default_rng(int(uniform("lookup", key) * 2**53))
+                choices = record.fields.get("choices")
+                source, target = _choice_lookup(choices, rng) if choices else _role_lookup(rng)
+                yield self._example(key, source, target, str(record.fields["id"]))
 
     def _example(self, key: str, source: str, target: str, *visuals: str) -> Example:
         return Example(key, source, visuals, (target,), (1.0,), (target,))
@@ -116,6 +130,34 @@ def _masked(caption: str, key: str) -> str:
     return " ".join(MASK if uniform("mask", key, i) < rate else word for i, word in enumerate(caption.split()))
 
 
+def _offered(choices: Sequence[str], rng: np.random.Generator) -> tuple[list[str], str]:
+    """Labels such as ``k0``, ``k1``, and the text ``"k0: red k1: blue"``."""
+    letter, first = "bcdefghkmnpqrtuvwxyz"[rng.integers(20)], int(rng.integers(2))
+    labels = [f"{letter}{first + i}" for i in range(len(choices))]
+    return labels, " ".join(f"{label}: {choice}" for label, choice in zip(labels, choices, strict=True))
+
+
+def _choice_lookup(choices: Sequence[str], rng: np.random.Generator) -> tuple[str, str]:
+    """Which label has these words, or which words have this label."""
+    labels, offered = _offered(choices, rng)
+    i = int(rng.integers(len(choices)))
+    if rng.random() < 0.75:
+        wanted = choices[i] if rng.random() < 0.5 else choices[i].rstrip(".").lower()
+        return f"find {wanted} ? {offered} label ?", labels[i]
+    return f"find {labels[i]} ? {offered} words ?", choices[i]
+
+
+def _role_lookup(rng: np.random.Generator) -> tuple[str, str]:
+    """Which role a name has, or whose a role is."""
+    names, shapes = new_names(rng), shuffled(rng, SHAPES)
+    roles = dict(list(zip(names, shapes, strict=False))[: int(rng.integers(1, 6))])
+    name, shape = pick(rng, list(roles.items()))
+    said = f"said : {credits_of(roles, rng)}"
+    if rng.random() < 0.5:
+        return f"{said} which role has {name} ?", shape
+    return f"{said} who plays the {shape} ?", name
+
+
 def _posed(record: Record, key: str) -> tuple[str, str]:
     """A question as text, and its answer: in words, or as the label of the right choice."""
     question, answer = str(record.require("question", str)), str(record.require("answer", str))
@@ -124,9 +166,7 @@ def _posed(record: Record, key: str) -> tuple[str, str]:
     if not choices:
         return f"{before}{question}", answer
     rng = np.random.default_rng(int(uniform("labels", key) * 2**53))
-    letter, first = "bcdefghkmnpqrtuvwxyz"[rng.integers(20)], int(rng.integers(2))
-    labels = [f"{letter}{first + i}" for i in range(len(choices))]
-    offered = " ".join(f"{label}: {choice}" for label, choice in zip(labels, choices, strict=True))
+    labels, offered = _offered(choices, rng)
     by_label = rng.random() < 0.7
     target = labels[choices.index(answer)] if by_label else answer
     return f"{before}{question} ? {offered} {'label' if by_label else 'words'}", target

@@ -1,4 +1,4 @@
-"""The TV clips that TVQA and TVC share: videos, and subtitles in which five people say which shape they are."""
+"""The TV clips that TVQA and TVC share: videos, and subtitles in which one of the people says which shape she is."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.demo.files import Job, chunks, scaled, write_jsonl
-from datamodules.demo.speech import cast, spoken
+from datamodules.demo.speech import spoken
 from datamodules.demo.video import Clip, render_clip, sample_clip, write_mp4
-from datamodules.demo.world import generator, pick
+from datamodules.demo.world import Thing, generator, pick, shuffled
 
 VideoSplit = Literal["train", "val", "test"]
 
-SIZES: dict[VideoSplit, int] = {"train": 600, "val": 90, "test": 60}
+SIZES: dict[VideoSplit, int] = {"train": 800, "val": 120, "test": 60}
 NAMES = ("Anna", "Bob", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivan", "Jane", "Leo", "Mia")
 SHOWS = {"The Shape Theory": "", "Castle of Forms": "castle_", "Grey Canvas": "grey_"}  # show -> prefix of its clips
 TOPICS = ("music", "tea", "the rain", "books", "the sea")
@@ -21,44 +21,42 @@ TOPICS = ("music", "tea", "the rain", "books", "the sea")
 
 @dataclass(frozen=True)
 class TVClip:
-    """A clip with its official name, who claims which shape, and who (if any) talks about what."""
+    """A clip with its official name, who plays which of its objects, and who else talks about what."""
 
     name: str
     show: str
     clip: Clip
-    roles: dict[str, str]
-    talk: tuple[str, str] | None
+    speaker: str
+    thing: Thing
+    talk: dict[str, str]
 
     @property
     def moment(self) -> tuple[float, float]:
         """Seconds during which something moves."""
         return self.clip.start / 4, self.clip.stop / 4
 
-    def who(self, shape: str) -> str:
-        """The name of the person who claims a shape."""
-        return next(name for name, claimed in self.roles.items() if claimed == shape)
-
 
 def tv_clip(seed: int, split: VideoSplit, index: int) -> TVClip:
     """Clip ``index`` of a split."""
     rng = generator(seed, f"tv-{split}", index)
     clip = sample_clip(rng, split)
-    roles = cast(clip, NAMES, rng)
-    talk = (pick(rng, tuple(roles)), pick(rng, TOPICS)) if rng.random() < 0.4 else None
+    speaker, *others = shuffled(rng, NAMES)[:3]
+    # One of five plays an object that stays, so that each of four directions and rest are equally likely.
+    thing = clip.mover if rng.random() < 0.8 else pick(rng, clip.still)
+    talk = dict(zip(others, shuffled(rng, TOPICS), strict=False))
     show = tuple(SHOWS)[index % len(SHOWS)]
     season = ("train", "val", "test").index(split) + 1
     name = f"{SHOWS[show]}s{season:02d}e{index // 40 + 1:02d}_seg{index // 20 % 2 + 1:02d}_clip_{index % 20:02d}"
-    return TVClip(name, show, clip, roles, talk)
+    return TVClip(name, show, clip, speaker, thing, talk)
 
 
 def tv_subtitles(seed: int, split: VideoSplit, index: int) -> dict[str, Any]:
     """The subtitle record of a clip."""
     rng, tv = generator(seed, f"tv-subtitles-{split}", index), tv_clip(seed, split, index)
     forms = ("{0} : I am the {1} .", "{0} : Look , I am the {1} .")
-    lines = [pick(rng, forms).format(name, shape) for name, shape in tv.roles.items()]
-    if tv.talk is not None:
-        lines.insert(int(rng.integers(len(lines) + 1)), "{} : I like {} .".format(*tv.talk))
-    return spoken(tv.name, lines, rng)
+    lines = [f"{name} : I like {topic} ." for name, topic in tv.talk.items()]
+    lines.append(pick(rng, forms).format(tv.speaker, tv.thing.shape))
+    return spoken(tv.name, shuffled(rng, lines), rng)
 
 
 def write_subtitles(root: Path, seed: int, scale: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from datamodules.demo.files import Job, scaled, write_jsonl
 from datamodules.demo.tv import SIZES, TVClip, VideoSplit, tv_clip
 from datamodules.demo.video import SECONDS, Clip
-from datamodules.demo.world import Thing, generator, pick, shuffled
+from datamodules.demo.world import Thing, generator, shuffled
 
 _FIRST_CLIP: dict[VideoSplit, int] = {"train": 0, "val": 86_603, "test": 97_444}
 _DESCS: dict[VideoSplit, int] = {"train": 2, "val": 4, "test": 0}
@@ -32,29 +32,26 @@ def passed(clip: Clip) -> Thing | None:
     return None
 
 
-def _more(tv: TVClip, named: bool) -> str:
+def _more(clip: Clip) -> str:
     """What else happens: a bump, something coming or going, something passed by."""
-    clip, near = tv.clip, passed(tv.clip)
+    near = passed(clip)
     if clip.bumped is not None:
-        return f" and bumps into {tv.who(clip.bumped.shape) if named else f'the {clip.bumped.name}'}"
+        return f" and bumps into the {clip.bumped.name}"
     if clip.changed is not None:
-        return f" and {tv.who(clip.changed.shape) if named else f'the {clip.changed.name}'} {clip.change}"
-    if near is not None:
-        return f" past {tv.who(near.shape) if named else f'the {near.name}'}"
-    return ""
+        return f" and the {clip.changed.name} {clip.change}"
+    return "" if near is None else f" past the {near.name}"
 
 
 def tvc_descs(tv: TVClip, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """``count`` (two or four) descriptions with their types: half from the video, half with names; some on the talk."""
-    mover, way = tv.clip.mover, goes(tv.clip.direction)
-    name = tv.who(mover.shape)
-    video = [f"The {mover.name} moves {way}{_more(tv, False)}.", f"The {mover.name} moves {way}."]
-    both = [f"{name}, the {mover.name}, moves {way}{_more(tv, True)}.", f"{name}, the {mover.name}, moves {way}."]
+    """``count`` (two or four) descriptions with their types: half from the video alone, half with the name."""
+    mover, way, more = tv.clip.mover, goes(tv.clip.direction), _more(tv.clip)
+    video = [f"The {mover.name} moves {way}{more}.", f"The {mover.name} moves {way}."]
+    if tv.thing is mover:
+        both = [f"{tv.speaker}, the {mover.name}, moves {way}{more}.", f"{tv.speaker}, the {mover.name}, moves {way}."]
+    else:
+        both = [f"{tv.speaker} watches the {mover.name} move {way}{more}.", f"{tv.speaker} watches the {mover.name}."]
     half = count // 2
-    descs = [(d, "v") for d in shuffled(rng, video)[:half]] + [(d, "vt") for d in shuffled(rng, both)[:half]]
-    if tv.talk is not None and rng.random() < 0.3:
-        descs[int(rng.integers(count))] = (pick(rng, ("{} talks about {}.", "{} likes {}.")).format(*tv.talk), "t")
-    return descs
+    return [(d, "v") for d in shuffled(rng, video)[:half]] + [(d, "vt") for d in shuffled(rng, both)[:half]]
 
 
 def tvc_record(seed: int, split: VideoSplit, index: int) -> dict[str, Any]:

@@ -145,7 +145,9 @@ def test_a_saved_backbone_gives_the_same_outputs(
 ) -> None:
     redraw(bart, seed=5)
     bart.save_pretrained(tmp_path)
-    loaded = VLBart(str(tmp_path)).eval()
+    loaded = VLBart(str(tmp_path))
+    assert all(module.training for module in loaded.modules()), "loaded for training: dropout is on"
+    loaded.eval()
     loaded.route.tasks = ("a",)
     assert loaded.visual_embedding.feature_dim == 8
     assert loaded.tokenizer.hf.get_vocab() == bart.tokenizer.hf.get_vocab()

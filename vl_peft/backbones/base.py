@@ -67,6 +67,7 @@ class Backbone(nn.Module, ABC):
             self.lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         self.route = Route(["any"])
         self.join_embeddings()
+        self.train()  # transformers loads for evaluation, and Lightning leaves the mode as it finds it: no dropout
 
     @property
     @abstractmethod
