@@ -70,13 +70,16 @@ pretrain-demo: $(STAMP) ## pretrain the demo encoder and backbone anew (they are
 	  --start runs/demo-encoder --pool-only --minutes 6 --batch-size 128 --videos 48
 	$(RUN) data demo --root $(DATA) --parts pretrain --workers $(WORKERS)
 	$(BIN)/python experiments/demo/init_backbone.py $(DATA) runs/demo-backbone/init
-	rm -rf runs/demo-captions runs/demo-backbone/version_*
-	$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain_captions.yaml --data.root $(DATA)
-	$(BIN)/python experiments/demo/ship_backbone.py runs/demo-captions/version_0 runs/demo-backbone/init \
-	  runs/demo-backbone/captions
-	$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain_questions.yaml --data.root $(DATA)
-	$(BIN)/python experiments/demo/ship_backbone.py runs/demo-backbone/version_0 runs/demo-backbone/init \
-	  vl_peft/backbones/demo
+	rm -rf runs/demo-captions runs/demo-lookup runs/demo-questions
+	$(foreach part,captions lookup questions,$(call pretrain,$(part)))
+
+# One part of the backbone's pretraining: train, then save where the next part (or the package) takes it from.
+define pretrain
+$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain_$(1).yaml --data.root $(DATA)
+	$(BIN)/python experiments/demo/ship_backbone.py runs/demo-$(1)/version_0 runs/demo-backbone/init \
+	  $(if $(filter questions,$(1)),vl_peft/backbones/demo,runs/demo-backbone/$(1))
+
+endef
 
 test: lint ## lint, then the tests
 	$(BIN)/pytest -n $(WORKERS)

@@ -153,7 +153,7 @@ def _role_lookup(rng: np.random.Generator) -> tuple[str, str]:
     roles = dict(list(zip(names, shapes, strict=False))[: int(rng.integers(1, 6))])
     name, shape = pick(rng, list(roles.items()))
     said = f"said : {credits_of(roles, rng)}"
-    if rng.random() < 0.5:
+    if rng.random() < 0.8:
         return f"{said} which role has {name} ?", shape
     return f"{said} who plays the {shape} ?", name
 

@@ -1,0 +1,64 @@
+"""The objectives that the demo backbone is pretrained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules.demo.pretrain import write_language
+from datamodules.demo.pretraining import Pretraining
+from vl_peft.batch import Example
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The texts of 70 images and 70 videos; the files they are about are not needed here."""
+    root = tmp_path_factory.mktemp("pretraining")
+    (root / "pretrain").mkdir()
+    write_language(root, 0, 70, 70)
+    return root
+
+
+@pytest.fixture
+def read(root: Path) -> Any:
+    return lambda *kind, split="train", **options: list(Pretraining(*kind, root=str(root), **options).read(split))
+
+
+def test_held_out_items_are_not_trained_on(read: Any) -> None:
+    train, val = ({e.visuals for e in read("caption", split=split)} for split in ("train", "val"))
+    assert len(train) + len(val) == 70 and val and not train & val
+
+
+def test_every_example_is_known_by_its_id(read: Any) -> None:
+    for kind in ("image", "video"):
+        for objective in ("caption", "mask", "question", "pair", "lookup"):
+            examples: list[Example] = read(objective, kind)
+            assert len({e.id for e in examples}) == len(examples) > 60
+            assert examples == read(objective, kind), "the same at every reading"
+
+
+def test_masked_text_is_restored(read: Any) -> None:
+    masked = [e.source.removeprefix("restore ").split() for e in read("mask")]
+    whole = [e.targets[0].split() for e in read("mask")]
+    pairs = [(m, w) for words, wanted in zip(masked, whole, strict=True) for m, w in zip(words, wanted, strict=True)]
+    assert all(m in ("<mask>", w) for m, w in pairs)
+    assert 0.3 < sum(m == "<mask>" for m, _ in pairs) / len(pairs) < 0.6
+
+
+def test_a_label_stands_before_its_choice(read: Any) -> None:
+    lookups = [e for e in read("lookup", "video") if e.source.startswith("find") and e.source.endswith("label ?")]
+    assert len(lookups) > 50
+    for example in lookups:
+        wanted, offered = example.source.removeprefix("find ").removesuffix(" label ?").split(" ? ", 1)
+        choice = offered.split(f"{example.targets[0]}: ", 1)[1]
+        assert choice.lower().startswith(wanted.lower())
+
+
+def test_pairs_show_two_images_and_ask_of_one(read: Any) -> None:
+    about = {e.visuals[0]: e for e in read("question")}
+    for example in read("pair"):
+        assert len(set(example.visuals)) == 2
+        side = 0 if example.source.startswith("left picture") else 1
+        assert example.visuals[side] in about and example.id.startswith(example.visuals[side])
