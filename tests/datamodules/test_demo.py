@@ -233,7 +233,7 @@ def test_descriptions() -> None:
     for index in range(100):
         tv_clip = tv.tv_clip(0, "train", index)
         for desc in tvc.tvc_record(0, "train", index)["descs"]:
-            assert len(desc["desc"].split()) <= 14
+            assert len(desc["desc"].split()) <= 15
             mover = tv_clip.clip.mover
             assert mover.name in desc["desc"]
             assert tv_clip.clip.direction in desc["desc"] or desc["desc"].endswith(f"watches the {mover.name}.")
