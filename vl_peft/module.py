@@ -16,7 +16,7 @@ from vl_peft.batch import Batch, Task
 from vl_peft.collate import uniform
 from vl_peft.errors import ConfigError
 from vl_peft.metrics import SentenceMetric
-from vl_peft.tuning.base import Tuning
+from vl_peft.tuning.base import Tuning, trainable
 
 
 def warmup_then_linear(step: int, warmup: int, total: int) -> float:
@@ -115,9 +115,8 @@ class VLModule(LightningModule):
                 "trainer.precision 16-mixed is not supported: use bf16-mixed, which needs no loss scaling."
             )
         groups: dict[bool, list[Tensor]] = {True: [], False: []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups[decays(name, parameter, self.decay)].append(parameter)
+        for name, parameter in trainable(self).items():
+            groups[decays(name, parameter, self.decay)].append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": p, "weight_decay": self.weight_decay if yes else 0.0} for yes, p in groups.items() if p],
             lr=self.lr,
@@ -221,7 +220,7 @@ class VLModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what trains: the frozen rest is that of the pretrained backbone."""
-        keep = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        keep = trainable(self).keys()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -230,7 +229,7 @@ class VLModule(LightningModule):
         Raises:
             ConfigError: if parameters are missing, unknown, or of another shape.
         """
-        mine = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
+        mine = {name: p.shape for name, p in trainable(self).items()}
         theirs = {name: t.shape for name, t in checkpoint["state_dict"].items()}
         if mine != theirs:
             wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))

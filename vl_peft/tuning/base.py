@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -165,6 +165,6 @@ def part_is_shared(part: str, sharing: Sharing) -> bool:
     return sharing == "single" or sharing == f"shared_{part}"
 
 
-def trainable(module: nn.Module) -> dict[str, Any]:
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
