@@ -70,16 +70,17 @@ pretrain-demo: $(STAMP) ## pretrain the demo encoder and backbone anew (they are
 	  --start runs/demo-encoder --pool-only --minutes 6 --batch-size 128 --videos 48
 	$(RUN) data demo --root $(DATA) --parts pretrain --workers $(WORKERS)
 	$(BIN)/python experiments/demo/init_backbone.py $(DATA) runs/demo-backbone/init
-	rm -rf runs/demo-captions runs/demo-lookup runs/demo-questions
-	$(foreach part,captions lookup questions,$(call pretrain,$(part)))
+	rm -rf $(PARTS:%=runs/demo-%)
+	before=init; for part in $(PARTS); do \
+	  $(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain/base.yaml \
+	    --config experiments/demo/pretrain/$$part.yaml --data.root $(DATA) --trainer.logger.init_args.name demo-$$part \
+	    --model.backbone.init_args.pretrained runs/demo-backbone/$$before && \
+	  $(BIN)/python experiments/demo/ship_backbone.py runs/demo-$$part/version_0 runs/demo-backbone/$$part || exit 1; \
+	  before=$$part; done
+	cp runs/demo-backbone/questions/* vl_peft/backbones/demo
 
-# One part of the backbone's pretraining: train, then save where the next part (or the package) takes it from.
-define pretrain
-$(RUN) fit --config experiments/base.yaml --config experiments/demo/pretrain_$(1).yaml --data.root $(DATA)
-	$(BIN)/python experiments/demo/ship_backbone.py runs/demo-$(1)/version_0 runs/demo-backbone/init \
-	  $(if $(filter questions,$(1)),vl_peft/backbones/demo,runs/demo-backbone/$(1))
-
-endef
+# Each part of the backbone's pretraining begins with what the one before it has saved.
+PARTS := lookup captions tell match choose questions
 
 test: lint ## lint, then the tests
 	$(BIN)/pytest -n $(WORKERS)

@@ -107,9 +107,14 @@ class TaskData(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Read the annotations that the stage needs, so that mistakes in them show before anything runs."""
-        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("train", "val")}
+        splits: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("train", "val"),  # the score of a constant answer comes from the training answers
+            "test": ("train", "test"),
+            "predict": ("test",),
+        }
         for benchmark in self.benchmarks.values():
-            for split in splits.get(stage, ("train", "test")):
+            for split in splits[stage]:
                 benchmark.examples(split)
 
     def schedule(self, world: int = 1) -> Schedule:

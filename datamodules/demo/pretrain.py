@@ -1,7 +1,7 @@
 """Writes the pretraining split: images and videos of their own scenes, with captions and questions.
 
-Files under ``pretrain/``: ``images/<id>.jpg``, ``videos/<id>.mp4``, ``captions.jsonl`` (``id, kind, split, captions``)
-and ``questions.jsonl`` (``id, kind, split, question, answer, choices, subtitles``).
+Files under ``pretrain/``: ``images/<id>.jpg``, ``videos/<id>.mp4``, ``captions.jsonl`` (``id, kind, split, captions,
+things``) and ``questions.jsonl`` (``id, kind, split, question, answer, choices, subtitles``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 from datamodules.demo.files import Job, chunks, scaled, write_image, write_jsonl
 from datamodules.demo.pretrain_images import image_captions, image_questions
-from datamodules.demo.pretrain_videos import video_captions, video_questions
+from datamodules.demo.pretrain_objects import traits
+from datamodules.demo.pretrain_videos import video_captions, video_questions, way_word
 from datamodules.demo.video import Clip, render_clip, sample_clip, write_mp4
 from datamodules.demo.world import Scene, Split, generator, render_scene, sample_scene
 
@@ -55,16 +56,18 @@ def pretrain_rows(seed: int, images: int, videos: int) -> Iterator[tuple[dict[st
             if kind == "image":
                 scene = pretrain_scene(seed, index)
                 captions, questions = image_captions(scene, rng), image_questions(scene, rng)
+                things = [traits(t) for t in scene.things]
             else:
                 clip = pretrain_clip(seed, index)
                 captions, questions = video_captions(clip, rng), video_questions(clip, rng)
+                things = [traits(t, way=way_word(clip, t)) for t in clip.things]
             split = "train" if index % _HELD_OUT else "val"
             head = {"id": f"{kind[0]}{index:05d}", "kind": kind, "split": split}
             rows = [
                 {**head, "question": q.text, "answer": q.answer, "choices": q.choices, "subtitles": q.subtitles}
                 for q in questions
             ]
-            yield {**head, "captions": captions}, rows
+            yield {**head, "captions": captions, "things": things}, rows
 
 
 def write_language(root: Path, seed: int, images: int, videos: int) -> None:

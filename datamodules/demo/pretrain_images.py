@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from datamodules.demo.facts import NUMBERS, SIDES, Question, a, all_beside, beside, full, having, listed, lone, plural
+from datamodules.demo.speech import offer
 from datamodules.demo.world import COLORS, PLACES, SHAPES, Scene, Thing, pick, shuffled
 
 _SIDE_WORDS = {"left": "left of", "right": "right of", "above": "higher than", "below": "lower than"}
@@ -134,10 +136,25 @@ _KINDS: tuple[Callable[[Scene, np.random.Generator], Question | None], ...] = (
 
 
 def image_questions(scene: Scene, rng: np.random.Generator, count: int = 8) -> list[Question]:
-    """``count`` different questions, each with one true answer in the scene."""
+    """``count`` different questions, each with one true answer in the scene; some offer choices."""
     found: dict[str, Question] = {}
     while len(found) < count:
         question = pick(rng, _KINDS)(scene, rng)
-        if question is not None:
-            found.setdefault(question.text, question)
+        if question is not None and question.text not in found:
+            found[question.text] = _with_choices(question, scene, rng)
     return list(found.values())
+
+
+def _with_choices(question: Question, scene: Scene, rng: np.random.Generator) -> Question:
+    """Half of the questions on a colour, shape, place or object offer others of their kind, the visible ones first."""
+    things = shuffled(rng, scene.things)
+    kinds = [
+        [t.color for t in things] + shuffled(rng, COLORS),
+        [t.shape for t in things] + shuffled(rng, SHAPES),
+        [t.place for t in things] + shuffled(rng, PLACES),
+        [t.name for t in things] + [f"{c} {s}" for c, s in zip(shuffled(rng, COLORS), SHAPES, strict=False)],
+    ]
+    wrong = next((kind for kind in kinds if question.answer in kind), None)
+    if wrong is None or rng.random() < 0.5:
+        return question
+    return replace(question, choices=offer(rng, question.answer, wrong, int(rng.integers(3, 6))))

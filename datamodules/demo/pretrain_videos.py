@@ -15,7 +15,8 @@ from datamodules.demo.world import PLACES, Thing, pick, shuffled
 
 _CHATTER = (
     "what a fine day", "it rains outside", "time for tea", "that was fun", "nobody knows why", "we like to talk",
-    "I heard music", "now look at this", "take your time", "put it there", "let us begin", "this is how we do it",
+    "I heard music", "it is 4.15 now", "part 2.30 of 5.45", "now look at this", "take your time", "put it there",
+    "let us begin", "this is how we do it",
 )  # fmt: skip
 _WAYS = {d: d if d in ("up", "down") else f"{d}wards" for d in DIRECTIONS}
 _EVENTS = {"appears": "shows up late", "disappears": "vanishes"}
@@ -32,6 +33,12 @@ def new_names(rng: np.random.Generator) -> list[str]:
     while len(names) < 5:
         names[(syllable() + (syllable() if rng.random() < 0.8 else "")).capitalize()] = None
     return list(names)
+
+
+def way_word(clip: Clip, thing: Thing) -> str:
+    """Where an object goes, ``"leftwards"`` or ``"nowhere"``."""
+    way = clip.way_of(thing)
+    return _WAYS[way] if way else "nowhere"
 
 
 def video_captions(clip: Clip, rng: np.random.Generator) -> list[str]:
@@ -94,9 +101,8 @@ def _way(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Ques
     who = pick(rng, (f"the {thing.shape}", f"the {thing.color} thing"))
     if roles and rng.random() < 0.7:
         who, thing = _somebody(clip, roles, rng)
-    way = clip.way_of(thing)
     form = pick(rng, ("where does {} travel", "tell the direction of {}", "to which side does {} travel"))
-    return Question(form.format(who), _WAYS[way] if way else "nowhere", (*_WAYS.values(), "nowhere"))
+    return Question(form.format(who), way_word(clip, thing), (*_WAYS.values(), "nowhere"))
 
 
 def _who(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question | None:
@@ -158,8 +164,8 @@ _KINDS: tuple[Callable[[Clip, Mapping[str, str], np.random.Generator], Question 
 
 
 def _finish(question: Question, subtitles: str, rng: np.random.Generator) -> Question:
-    """Give half of the questions three to five choices, some of them spelt as sentences, and add the subtitles."""
-    if question.choices is None or rng.random() < 0.5:
+    """Give most of the questions three to five choices, some of them spelt as sentences, and add the subtitles."""
+    if question.choices is None or rng.random() < 0.35:
         return replace(question, choices=None, subtitles=subtitles)
     choices = offer(rng, question.answer, question.choices, int(rng.integers(3, 6)))
     answer = question.answer
@@ -169,7 +175,7 @@ def _finish(question: Question, subtitles: str, rng: np.random.Generator) -> Que
 
 
 def video_questions(clip: Clip, rng: np.random.Generator, count: int = 12) -> list[Question]:
-    """``count`` different questions; most have subtitles, and about half of them have choices."""
+    """``count`` different questions; most have subtitles, and most have choices."""
     found: dict[str, Question] = {}
     everybody = cast(clip, new_names(rng), rng)
     visible = [(name, shape) for name, shape in everybody.items() if shape in [t.shape for t in clip.things]]

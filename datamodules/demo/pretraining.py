@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.base import Benchmark
+from datamodules.demo.pretrain_objects import Step, exercise, labelled_choices
 from datamodules.demo.pretrain_videos import credits_of, new_names
 from datamodules.demo.world import SHAPES, pick, shuffled
 from datamodules.loading import Split
@@ -22,6 +23,7 @@ from vl_peft.metrics import CaptionMetrics, ExactMatch, SentenceMetric
 
 Kind = Literal["image", "video"]
 MASK = "<mask>"
+EXERCISES = 6  # about each image or video
 
 
 class Pretraining(Benchmark):
@@ -29,6 +31,7 @@ class Pretraining(Benchmark):
 
     Args:
         objective: ``caption`` describes; ``mask`` restores a caption of which 15 to 75 % of the words are masked;
+            ``tell``, ``match`` and ``choose`` are exercises about one object, each step on the one before;
             ``question`` answers one to three questions about an image, or one about a video; ``pair`` answers a
             question about the left or right of two images; ``lookup`` finds in the text what is asked for, a choice by
             its label or a name by its role, and needs no look.
@@ -44,7 +47,7 @@ class Pretraining(Benchmark):
 
     def __init__(
         self,
-        objective: Literal["caption", "mask", "question", "pair", "lookup"],
+        objective: Literal["caption", "mask", "tell", "match", "choose", "question", "pair", "lookup"],
         kind: Kind = "image",
         all_captions: bool = False,
         **shared: Any,
@@ -66,13 +69,15 @@ class Pretraining(Benchmark):
 
     def read(self, split: Split) -> Iterator[Example]:
         """The records of this kind; ``test`` is the held-out part, as ``val``."""
-        name = "captions" if self.objective in ("caption", "mask") else "questions"
+        name = "questions" if self.objective in ("question", "pair", "lookup") else "captions"
         wanted = "train" if split == "train" else "val"
         records = (
             r
             for r in read_lines(self.root / f"pretrain/{name}.jsonl")
             if r.require("kind", str) == self.kind and r.require("split", str) == wanted
         )
+        if self.objective in ("tell", "match", "choose"):
+            return self._exercises(records, self.objective)
         if name == "captions":
             return self._captions(records)
         by_visual = [list(group) for _, group in groupby(records, lambda r: str(r.require("id")))]
@@ -88,6 +93,14 @@ class Pretraining(Benchmark):
                 dense = "describe all" if i == 0 else "describe"
                 source = dense if self.objective == "caption" else f"restore {_masked(caption, key)}"
                 yield self._example(key, source, caption, str(record.fields["id"]))
+
+    def _exercises(self, records: Iterator[Record], step: Step) -> Iterator[Example]:
+        for record in records:
+            for i in range(EXERCISES):
+                key = f"{record.fields['id']}-{i}"
+                rng = np.random.default_rng(int(uniform(step, key) * 2**53))
+                source, target = exercise(record.require("things", list), step, rng)
+                yield self._example(key, source, target, str(record.fields["id"]))
 
     def _questions(self, by_visual: Sequence[list[Record]]) -> Iterator[Example]:
         for records in by_visual:
@@ -130,21 +143,20 @@ def _masked(caption: str, key: str) -> str:
     return " ".join(MASK if uniform("mask", key, i) < rate else word for i, word in enumerate(caption.split()))
 
 
-def _offered(choices: Sequence[str], rng: np.random.Generator) -> tuple[list[str], str]:
-    """Labels such as ``k0``, ``k1``, and the text ``"k0: red k1: blue"``."""
-    letter, first = "bcdefghkmnpqrtuvwxyz"[rng.integers(20)], int(rng.integers(2))
-    labels = [f"{letter}{first + i}" for i in range(len(choices))]
-    return labels, " ".join(f"{label}: {choice}" for label, choice in zip(labels, choices, strict=True))
-
-
 def _choice_lookup(choices: Sequence[str], rng: np.random.Generator) -> tuple[str, str]:
-    """Which label has these words, or which words have this label."""
-    labels, offered = _offered(choices, rng)
+    """Which label has these words, or which words have this label.
+
+    From the plainest form to the most varied: the plain ones are learnt first, and without them the others are not.
+    """
+    plain = rng.random() < 0.4
+    choices = choices[: int(rng.integers(2, 4))] if plain else choices
+    labels, offered = labelled_choices(choices, rng, plain)
     i = int(rng.integers(len(choices)))
-    if rng.random() < 0.75:
-        wanted = choices[i] if rng.random() < 0.5 else choices[i].rstrip(".").lower()
-        return f"find {wanted} ? {offered} label ?", labels[i]
-    return f"find {labels[i]} ? {offered} words ?", choices[i]
+    if plain:
+        return f"{choices[i]} ? {offered}", labels[i]
+    if rng.random() < 0.3:
+        return f"find {labels[i]} ? {offered} words", choices[i]
+    return f"find {choices[i].rstrip('.')} ? {offered} label", labels[i]
 
 
 def _role_lookup(rng: np.random.Generator) -> tuple[str, str]:
@@ -166,7 +178,7 @@ def _posed(record: Record, key: str) -> tuple[str, str]:
     if not choices:
         return f"{before}{question}", answer
     rng = np.random.default_rng(int(uniform("labels", key) * 2**53))
-    labels, offered = _offered(choices, rng)
-    by_label = rng.random() < 0.7
+    labels, offered = labelled_choices(choices, rng)
+    by_label = rng.random() < 0.8
     target = labels[choices.index(answer)] if by_label else answer
     return f"{before}{question} ? {offered} {'label' if by_label else 'words'}", target

@@ -2,21 +2,24 @@
 
     python experiments/demo/init_backbone.py data/demo runs/demo-backbone/init
 
-Trains a byte-level BPE tokenizer on the texts of the pretraining split and writes it with a BART of random weights,
-whose position embeddings begin as sinusoids: without them it takes far longer to learn that words stand side by side.
+Trains an uncased byte-level BPE tokenizer on the texts of the pretraining split and writes it with a BART of random
+weights, except that some attention heads begin by looking at the neighbouring word and others at the same word
+elsewhere (after Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers"). From random weights alone
+a model of this size did not learn in thousands of steps to find the label in front of a word; so it does in hundreds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch.nn import functional
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.models.bart.modeling_bart import BartAttention
 
 from vl_peft.tokenizer import EXTRA_TOKENS
 
@@ -33,10 +36,10 @@ def texts(root: Path) -> Iterator[str]:
 
 
 def train_tokenizer(root: Path, size: int) -> PreTrainedTokenizerFast:
-    """A BART-like tokenizer: ``<s> text </s>``, bytes as the alphabet, spaces kept."""
+    """A BART-like tokenizer: ``<s> text </s>``, bytes as the alphabet, spaces kept, lower case."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    # A word at the beginning of a text is the same token as elsewhere; digits stand alone.
-    tokenizer.normalizer = normalizers.Prepend(" ")
+    # A word at the beginning of a text or with a capital is the same token as elsewhere; digits stand alone.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Prepend(" ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -55,12 +58,52 @@ def train_tokenizer(root: Path, size: int) -> PreTrainedTokenizerFast:
 
 
 def sinusoids(length: int, dim: int) -> torch.Tensor:
-    """``[length, dim]`` of mean 0 and standard deviation 1: sines, then cosines of ``dim / 2`` frequencies."""
-    frequencies = torch.exp(-math.log(2000) * torch.arange(dim // 2) / (dim // 2))
-    angles = torch.arange(length)[:, None] * frequencies
-    table = torch.cat([angles.sin(), angles.cos()], dim=1)
-    table -= table.mean(dim=0)
-    return table / table.std()
+    """``[length, dim]``: sines and cosines of ``dim / 4`` frequencies (radians per word); the second half is 0."""
+    angles = torch.arange(length)[:, None] * frequencies(dim)
+    return functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim - dim // 2))
+
+
+def frequencies(dim: int) -> torch.Tensor:
+    """From 2 down to 0.02 radians per word, ``[dim / 4]``."""
+    return 2.0 * torch.logspace(0, -2, dim // 4)
+
+
+def look_beside(attention: BartAttention, head: int, distance: int) -> None:
+    """Let a head begin by looking ``distance`` words on: its query is its key, turned by that much."""
+    dim, size = attention.embed_dim, attention.head_dim
+    count, first = size // 2, torch.arange(size // 2)
+    turn = frequencies(dim)[:count] * distance
+    key, query = torch.zeros(size, dim), torch.zeros(size, dim)
+    sines, cosines = first, dim // 4 + first
+    key[first, sines] = key[count + first, cosines] = 1
+    query[first, sines] = query[count + first, cosines] = turn.cos()
+    query[first, cosines], query[count + first, sines] = turn.sin(), -turn.sin()
+    rows = slice(head * size, (head + 1) * size)
+    attention.k_proj.weight.data[rows], attention.q_proj.weight.data[rows] = 1.25 * key, 1.25 * query
+
+
+def look_alike(attention: BartAttention, head: int) -> None:
+    """Let a head begin by looking at the same word elsewhere: query and key are one map of what is no position."""
+    dim, size = attention.embed_dim, attention.head_dim
+    same = functional.pad(0.15 * torch.randn(size, dim - dim // 2), (dim // 2, 0))
+    rows = slice(head * size, (head + 1) * size)
+    attention.k_proj.weight.data[rows] = attention.q_proj.weight.data[rows] = same
+
+
+def lend_structure(model: BartForConditionalGeneration) -> None:
+    """Positions in one half of the dimensions; in the encoder first neighbours, then likeness; likeness across."""
+    encoder, decoder = model.model.encoder, model.model.decoder
+    for positions in (encoder.embed_positions.weight, decoder.embed_positions.weight):
+        positions.data.copy_(2 * model.config.init_std * sinusoids(*positions.shape))
+    for number, layer in enumerate(encoder.layers):
+        if number < 2:
+            for head, distance in enumerate((-1, -2, 1)):
+                look_beside(layer.self_attn, head, distance)
+        for head in (3,) if number < 2 else (0, 1):
+            look_alike(layer.self_attn, head)
+    for layer in decoder.layers:
+        for head in (0, 1):
+            look_alike(layer.encoder_attn, head)
 
 
 def main() -> None:
@@ -95,8 +138,7 @@ def main() -> None:
     )
     torch.manual_seed(options.seed)
     model = BartForConditionalGeneration(config)
-    for stack in (model.model.encoder, model.model.decoder):
-        stack.embed_positions.weight.data.copy_(sinusoids(*stack.embed_positions.weight.shape) * 2 * config.init_std)
+    lend_structure(model)
     tokenizer.save_pretrained(options.out)
     model.save_pretrained(options.out)
     print(f"{len(tokenizer)} tokens -> {options.out}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def test_held_out_items_are_not_trained_on(read: Any) -> None:
 
 def test_every_example_is_known_by_its_id(read: Any) -> None:
     for kind in ("image", "video"):
-        for objective in ("caption", "mask", "question", "pair", "lookup"):
+        for objective in ("caption", "mask", "tell", "match", "choose", "question", "pair", "lookup"):
             examples: list[Example] = read(objective, kind)
             assert len({e.id for e in examples}) == len(examples) > 60
             assert examples == read(objective, kind), "the same at every reading"
@@ -47,13 +49,41 @@ def test_masked_text_is_restored(read: Any) -> None:
     assert 0.3 < sum(m == "<mask>" for m, _ in pairs) / len(pairs) < 0.6
 
 
+def offered(source: str) -> dict[str, str]:
+    """The choices of a source text by label."""
+    found = re.findall(r"\b([a-z]\d)[:)]? +(.+?)[ .,]*(?=\b[a-z]\d|label|words|$)", source.split(" ? ", 1)[1])
+    return dict(found)
+
+
 def test_a_label_stands_before_its_choice(read: Any) -> None:
-    lookups = [e for e in read("lookup", "video") if e.source.startswith("find") and e.source.endswith("label ?")]
-    assert len(lookups) > 50
+    lookups = [e for e in read("lookup", "video") if " ? " in e.source and re.fullmatch(r"[a-z]\d", e.targets[0])]
+    assert len(lookups) > 100
     for example in lookups:
-        wanted, offered = example.source.removeprefix("find ").removesuffix(" label ?").split(" ? ", 1)
-        choice = offered.split(f"{example.targets[0]}: ", 1)[1]
-        assert choice.lower().startswith(wanted.lower())
+        wanted = example.source.split(" ? ")[0].removeprefix("find ")
+        assert offered(example.source)[example.targets[0]].rstrip(".") == wanted.rstrip(".")
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_an_exercise_is_about_one_object_and_true_of_it(read: Any, root: Path, kind: str) -> None:
+    lines = (root / "pretrain/captions.jsonl").read_text().splitlines()
+    things = {r["id"]: r["things"] for r in map(json.loads, lines)}
+    told = chosen = 0
+    for example in [*read("tell", kind), *read("match", kind), *read("choose", kind)]:
+        head, target = example.source.split(" ? ")[0].removesuffix(" ?"), example.targets[0]
+        seen = things[example.visuals[0]]
+        named = re.sub(r"^(describe|(color|shape|place|way) of) ", "", head)
+        about = [t for t in seen if named in (t["color"], t["shape"], t["place"], t.get("way"))]
+        choices = offered(example.source) if " ? " in example.source else {}
+        if head == "seen":
+            values = {v for t in seen for v in t.values()}
+            assert [label for label, words in choices.items() if words in values] == [target]
+        else:
+            assert len(about) == 1
+            answer = choices[target] if choices else target
+            words = [v for v in about[0].values() if v in answer]
+            assert words if not head.startswith("describe") else len(words) >= len(about[0])
+        told, chosen = told + (not choices), chosen + bool(choices)
+    assert min(told, chosen) > 50
 
 
 def test_pairs_show_two_images_and_ask_of_one(read: Any) -> None:
