@@ -13,10 +13,10 @@ import numpy as np
 
 from datamodules.demo.facts import a
 from datamodules.demo.pretrain_images import spot
+from datamodules.demo.pretrain_videos import WAYS
 from datamodules.demo.speech import offer
 from datamodules.demo.world import COLORS, PLACES, SHAPES, Thing, pick, shuffled
 
-WAYS = ("up", "down", "leftwards", "rightwards", "nowhere")
 VALUES = {"color": COLORS, "shape": SHAPES, "place": PLACES, "way": WAYS}
 LETTERS = "bcdefghkmnpqrtuvwxyz"
 

@@ -19,6 +19,7 @@ _CHATTER = (
     "let us begin", "this is how we do it",
 )  # fmt: skip
 _WAYS = {d: d if d in ("up", "down") else f"{d}wards" for d in DIRECTIONS}
+WAYS = (*_WAYS.values(), "nowhere")
 _EVENTS = {"appears": "shows up late", "disappears": "vanishes"}
 
 
@@ -102,7 +103,7 @@ def _way(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Ques
     if roles and rng.random() < 0.7:
         who, thing = _somebody(clip, roles, rng)
     form = pick(rng, ("where does {} travel", "tell the direction of {}", "to which side does {} travel"))
-    return Question(form.format(who), way_word(clip, thing), (*_WAYS.values(), "nowhere"))
+    return Question(form.format(who), way_word(clip, thing), WAYS)
 
 
 def _who(clip: Clip, roles: Mapping[str, str], rng: np.random.Generator) -> Question | None:
