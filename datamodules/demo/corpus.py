@@ -18,7 +18,7 @@ from vl_peft.errors import DataError
 
 Part = Literal["image", "video", "pretrain"]
 
-VERSION = 3  # raised whenever what is written changes, so that an older copy is not taken for it
+VERSION = 4  # raised whenever what is written changes, so that an older copy is not taken for it
 _REMEDY = "Choose an empty folder, or delete this one."
 _FOLDERS: dict[Part, tuple[str, ...]] = {
     "image": ("COCO", "vqa", "GQA", "VG", "nlvr"),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.base import Benchmark
-from datamodules.demo.pretrain_objects import Step, exercise, labelled_choices
+from datamodules.demo.pretrain_objects import STEPS, Step, exercise, labelled_choices
 from datamodules.demo.pretrain_videos import credits_of, new_names
 from datamodules.demo.world import SHAPES, pick, shuffled
 from datamodules.loading import Split
@@ -31,7 +31,7 @@ class Pretraining(Benchmark):
 
     Args:
         objective: ``caption`` describes; ``mask`` restores a caption of which 15 to 75 % of the words are masked;
-            ``tell``, ``match`` and ``choose`` are exercises about one object, each step on the one before;
+            ``tell``, ``seen``, ``match``, ``named`` and ``choose`` are exercises about one object;
             ``question`` answers one to three questions about an image, or one about a video; ``pair`` answers a
             question about the left or right of two images; ``lookup`` finds in the text what is asked for, a choice by
             its label or a name by its role, and needs no look.
@@ -47,7 +47,7 @@ class Pretraining(Benchmark):
 
     def __init__(
         self,
-        objective: Literal["caption", "mask", "tell", "match", "choose", "question", "pair", "lookup"],
+        objective: Step | Literal["caption", "mask", "question", "pair", "lookup"],
         kind: Kind = "image",
         all_captions: bool = False,
         **shared: Any,
@@ -76,7 +76,7 @@ class Pretraining(Benchmark):
             for r in read_lines(self.root / f"pretrain/{name}.jsonl")
             if r.require("kind", str) == self.kind and r.require("split", str) == wanted
         )
-        if self.objective in ("tell", "match", "choose"):
+        if self.objective in STEPS:
             return self._exercises(records, self.objective)
         if name == "captions":
             return self._captions(records)

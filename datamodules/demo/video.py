@@ -1,4 +1,8 @@
-"""Videos of the demo world: three objects, one of which moves, and perhaps a bump, an appearance or a disappearance."""
+"""Videos of the demo world: three objects are shown one by one, then together, when one of them moves.
+
+There may be a bump, an appearance or a disappearance too. The first shots have one object each because a video's
+features are one vector per frame: of a frame with three objects it says little which colour goes with which shape.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,8 @@ DIRECTIONS = ("left", "right", "up", "down")
 _STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 _TRAVEL = 74  # pixels between the outer columns (or rows) of the layout
 _FADE = 4  # frames
+SHOT = 6  # frames that show one object alone; as long as from one sampled frame to the next (1.5 s)
+ACTION = 3 * SHOT  # first frame that shows all
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,10 @@ class Clip:
 
     Attributes:
         things: three objects of distinct colours and distinct shapes, where they are at the start.
-        mover: the only one that moves, in ``direction`` during frames ``start`` to ``stop``, by ``travel`` pixels.
+        mover: the only one that moves, in ``direction`` during frames ``start`` to ``stop``, by ``travel`` pixels, when
+            all are shown.
         bumped: the object it runs into and stops at, if any.
-        changed: the object that ``change``s ("appears" or "disappears") at frame ``moment``, in the second half.
+        changed: the object that ``change``s ("appears" or "disappears") at frame ``moment``.
         background: seed of the grey canvas.
     """
 
@@ -97,19 +104,19 @@ def sample_clip(rng: np.random.Generator, split: Split) -> Clip:
         if bump:
             gap = abs(second.x - mover.x) if direction in ("left", "right") else abs(second.y - mover.y)
             travel = gap - second.radius - mover.radius
-        start = int(rng.integers(4, 13))
+        start = ACTION + int(rng.integers(2, 6))
         order = shuffled(rng, (mover, second, third))
         clip = Clip(
             things=(order[0], order[1], order[2]),
             mover=mover,
             direction=direction,
             start=start,
-            stop=start + int(rng.integers(20, 33)),
+            stop=start + int(rng.integers(16, 23)),
             travel=travel,
             bumped=second if bump else None,
             change=change,
             changed=pick(rng, (third,) if bump else (second, third)) if change else None,
-            moment=int(rng.integers(24, 36)),
+            moment=ACTION + int(rng.integers(9, 20)),
             background=int(rng.integers(2**31)),
         )
         if split_of(clip.signature) == split:
@@ -125,12 +132,17 @@ def _opacity(clip: Clip, frame: int) -> float:
 def render_clip(clip: Clip) -> NDArray[np.uint8]:
     """All frames of a video, uint8 ``[48, 112, 112, 3]`` RGB."""
     stage = background(clip.background)
+    empty = stage.copy()
     for thing in clip.still:
         if thing is not clip.changed:
             paint(stage, thing)
     dx, dy = _STEP[clip.direction]
     frames = np.empty((FRAMES, CANVAS, CANVAS, 3), dtype=np.uint8)
-    for frame in range(FRAMES):
+    for shot, thing in enumerate(clip.things):
+        frames[SHOT * shot : SHOT * (shot + 1)] = empty
+        for frame in range(SHOT * shot, SHOT * (shot + 1)):
+            paint(frames[frame], thing)
+    for frame in range(ACTION, FRAMES):
         canvas = frames[frame]
         canvas[:] = stage
         if clip.changed is not None and (opacity := _opacity(clip, frame)) > 0:

@@ -17,7 +17,7 @@ from datamodules.demo import coco, gqa, how2qa, nlvr2, pretrain, tv, tvc, tvqa, 
 from datamodules.demo.corpus import Part, write_corpus
 from datamodules.demo.facts import NUMBERS, all_beside, beside, having
 from datamodules.demo.speech import WAYS
-from datamodules.demo.video import FRAMES, Clip, render_clip, sample_clip
+from datamodules.demo.video import ACTION, FRAMES, SHOT, Clip, render_clip, sample_clip
 from datamodules.demo.world import Scene, Thing, generator, render_scene, sample_scene, split_of
 from vl_peft.errors import DataError
 
@@ -113,7 +113,7 @@ def test_videos_are_read_by_decord(root: Path) -> None:
 def test_only_the_mover_moves_and_it_stays_in_the_picture() -> None:
     for index in range(60):
         clip = sample_clip(generator(0, "test", index), "train")
-        start, stop = render_clip(clip)[[0, -1]].astype(int)
+        start, stop = render_clip(clip)[[ACTION, -1]].astype(int)
         changed = np.abs(start - stop).sum(axis=2) > 30
         for thing in clip.still:
             window = changed[thing.y - 3 : thing.y + 4, thing.x - 3 : thing.x + 4]
@@ -121,6 +121,20 @@ def test_only_the_mover_moves_and_it_stays_in_the_picture() -> None:
         dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[clip.direction]
         x, y = clip.mover.x + dx * clip.travel, clip.mover.y + dy * clip.travel
         assert clip.travel > 30 and min(x, y) >= clip.mover.radius and max(x, y) <= 111 - clip.mover.radius
+
+
+def test_a_video_first_shows_its_objects_one_by_one() -> None:
+    y, x = np.mgrid[:112, :112]
+    for index in range(20):
+        clip = sample_clip(generator(0, "test", index), "train")
+        frames = render_clip(clip).astype(int)
+        shots = frames[: 3 * SHOT : SHOT]
+        assert (frames[:ACTION] == shots.repeat(SHOT, axis=0)).all()
+        for one, two in ((0, 1), (1, 2), (2, 0)):
+            differs = np.abs(shots[one] - shots[two]).sum(axis=2) > 30
+            near = [np.hypot(x - t.x, y - t.y) < 1.6 * t.radius for t in (clip.things[one], clip.things[two])]
+            assert not (differs & ~near[0] & ~near[1]).any()
+            assert all((differs & place).any() for place in near)
 
 
 def test_sampled_scenes_keep_to_their_split() -> None:

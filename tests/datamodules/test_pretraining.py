@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from datamodules.demo.pretrain import write_language
+from datamodules.demo.pretrain_objects import STEPS
+from datamodules.demo.pretrain_videos import WAYS
 from datamodules.demo.pretraining import Pretraining
+from datamodules.demo.world import COLORS, PLACES, SHAPES
 from vl_peft.batch import Example
 
 
@@ -35,7 +38,7 @@ def test_held_out_items_are_not_trained_on(read: Any) -> None:
 
 def test_every_example_is_known_by_its_id(read: Any) -> None:
     for kind in ("image", "video"):
-        for objective in ("caption", "mask", "tell", "match", "choose", "question", "pair", "lookup"):
+        for objective in ("caption", "mask", "question", "pair", "lookup", *STEPS):
             examples: list[Example] = read(objective, kind)
             assert len({e.id for e in examples}) == len(examples) > 60
             assert examples == read(objective, kind), "the same at every reading"
@@ -63,27 +66,44 @@ def test_a_label_stands_before_its_choice(read: Any) -> None:
         assert offered(example.source)[example.targets[0]].rstrip(".") == wanted.rstrip(".")
 
 
+def role_said(source: str, name: str) -> str:
+    """Which role the subtitles give a name, however they put it."""
+    forms = (
+        rf"\b{name} is the (\w+)",
+        rf"the (\w+) is called {name}\b",
+        rf"\b{name} (?:plays the|: my role is the) (\w+)",
+    )
+    return next(found[1] for form in forms if (found := re.search(form, source)))
+
+
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_an_exercise_is_about_one_object_and_true_of_it(read: Any, root: Path, kind: str) -> None:
-    lines = (root / "pretrain/captions.jsonl").read_text().splitlines()
-    things = {r["id"]: r["things"] for r in map(json.loads, lines)}
-    told = chosen = 0
-    for example in [*read("tell", kind), *read("match", kind), *read("choose", kind)]:
-        head, target = example.source.split(" ? ")[0].removesuffix(" ?"), example.targets[0]
-        seen = things[example.visuals[0]]
-        named = re.sub(r"^(describe|(color|shape|place|way) of) ", "", head)
-        about = [t for t in seen if named in (t["color"], t["shape"], t["place"], t.get("way"))]
-        choices = offered(example.source) if " ? " in example.source else {}
-        if head == "seen":
-            values = {v for t in seen for v in t.values()}
-            assert [label for label, words in choices.items() if words in values] == [target]
+@pytest.mark.parametrize("step", ["tell", "seen", "match", "named", "choose"])
+def test_an_exercise_asks_for_a_trait_of_one_object_and_answers_with_it(
+    read: Any, root: Path, kind: str, step: str
+) -> None:
+    things = {
+        r["id"]: r["things"] for r in map(json.loads, (root / "pretrain/captions.jsonl").read_text().splitlines())
+    }
+    values = {"color": COLORS, "shape": SHAPES, "place": PLACES, "way": WAYS}
+    examples = read(step, kind)
+    assert len(examples) > 50
+    for example in examples:
+        head = re.sub(r"^said : .* \. ", "", example.source).split(" ?")[0]
+        choices = offered(example.source) if step in ("seen", "match", "choose") else {}
+        answer = choices.get(example.targets[0], example.targets[0])
+        task, who = re.fullmatch(r"(?:(describe|\w+ of) )?(.+)", head).groups()  # type: ignore[union-attr]
+        visible = things[example.visuals[0]]
+        if step == "seen":
+            assert [c for c in choices.values() if c in [t["color"] for t in visible]] == [answer]
+            continue
+        shown = who if "said :" not in example.source else role_said(example.source, who)
+        (thing,) = [t for t in visible if shown in (t["color"], t["shape"], t["place"], t.get("way"))]
+        if task == "describe":
+            assert all(value in answer for value in thing.values())
         else:
-            assert len(about) == 1
-            answer = choices[target] if choices else target
-            words = [v for v in about[0].values() if v in answer]
-            assert words if not head.startswith("describe") else len(words) >= len(about[0])
-        told, chosen = told + (not choices), chosen + bool(choices)
-    assert min(told, chosen) > 50
+            offered_kinds = [k for k, known in values.items() if set(choices.values()) <= set(known)]
+            (asked,) = [task.removesuffix(" of")] if task else offered_kinds
+            assert answer == thing[asked] and asked in offered_kinds
 
 
 def test_pairs_show_two_images_and_ask_of_one(read: Any) -> None:
