@@ -80,7 +80,7 @@ pretrain-demo: $(STAMP) ## pretrain the demo encoder and backbone anew (they are
 	cp runs/demo-backbone/questions/* vl_peft/backbones/demo
 
 # Each part of the backbone's pretraining begins with what the one before it has saved.
-PARTS := lookup captions tell seen match choose questions
+PARTS := lookup captions tell seen match choose choose_longer questions
 
 test: lint ## lint, then the tests
 	$(BIN)/pytest -n $(WORKERS)

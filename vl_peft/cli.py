@@ -48,7 +48,7 @@ class VLCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def before_instantiate_classes(self) -> None:
-        """See that there is a checkpoint before everything is built.
+        """See that there is a checkpoint before everything is built; one table of scores is enough: ours.
 
         Raises:
             ConfigError: if the file of ``--ckpt_path`` does not exist.
@@ -56,6 +56,8 @@ class VLCLI(LightningCLI):
         checkpoint = self.config.get(self.subcommand, {}).get("ckpt_path") if self.subcommand else None
         if checkpoint and checkpoint not in ("last", "best", "hpc") and not Path(checkpoint).exists():
             raise ConfigError(f"--ckpt_path {checkpoint}: there is no such checkpoint.")
+        if self.subcommand in ("validate", "test"):
+            self.config[self.subcommand].verbose = False
 
 
 class PlanCLI(VLCLI):

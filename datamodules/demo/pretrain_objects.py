@@ -47,7 +47,7 @@ def introduced(shape: str, rng: np.random.Generator) -> tuple[str, str]:
     return next(iter(roles)), f"said : {credits_of(dict(shuffled(rng, list(roles.items()))), rng)} "
 
 
-def exercise(things: Sequence[Traits], step: Step, rng: np.random.Generator) -> tuple[str, str]:
+def exercise(things: Sequence[Traits], step: Step, rng: np.random.Generator, fewest: int = 4) -> tuple[str, str]:
     """Source and target of one exercise about an object that one of its traits tells from the others.
 
     Args:
@@ -57,6 +57,7 @@ def exercise(things: Sequence[Traits], step: Step, rng: np.random.Generator) -> 
             shape has to be read first; ``choose`` finds a label among more choices in any spelling, of objects shown
             or named.
         rng: draws the object and its traits.
+        fewest: choices that ``choose`` offers, up to five.
     """
     unique = [
         (thing, by)
@@ -76,9 +77,9 @@ def exercise(things: Sequence[Traits], step: Step, rng: np.random.Generator) -> 
         name = f"{thing['size']} {thing['color']} {thing['shape']}"
         return f"{said}describe {who}", f"{a(name)} {spot(thing['place'])}{way}"
     seen, rest = [t[asked] for t in shuffled(rng, things)], shuffled(rng, VALUES[asked])
-    fewest = 4 if step == "choose" else 2
     wrong = [value for value in rest if value not in seen] if step == "seen" else [*seen, *rest]
-    choices = offer(rng, thing[asked], wrong, int(rng.integers(fewest, fewest + 2)))
+    count = rng.integers(fewest, 6) if step == "choose" else rng.integers(2, 4)
+    choices = offer(rng, thing[asked], wrong, int(count))
     labels, text = labelled_choices(choices, rng, plain=step != "choose")
     head = {"seen": "seen", "match": who}.get(step, f"{said}{asked} of {who}")
     return f"{head} ? {text}{' label' if step == 'choose' else ''}", labels[choices.index(thing[asked])]

@@ -36,6 +36,7 @@ class Pretraining(Benchmark):
             question about the left or right of two images; ``lookup`` finds in the text what is asked for, a choice by
             its label or a name by its role, and needs no look.
         kind: about images or about videos.
+        fewest_choices: of the exercises' last step, up to five.
         all_captions: use all three captions of each, not only the dense one.
         **shared: options of every benchmark.
     """
@@ -49,10 +50,12 @@ class Pretraining(Benchmark):
         self,
         objective: Step | Literal["caption", "mask", "question", "pair", "lookup"],
         kind: Kind = "image",
+        fewest_choices: int = 4,
         all_captions: bool = False,
         **shared: Any,
     ) -> None:
         self.objective, self.kind, self.all_captions = objective, kind, all_captions
+        self.fewest_choices = fewest_choices
         self.visual_kind = "grid" if kind == "image" else "frames"  # type: ignore[misc]
         self.task = Task(  # type: ignore[misc]
             f"{kind}_{objective}", reduction="token", generation=Generation(num_beams=1, max_length=80)
@@ -99,7 +102,7 @@ class Pretraining(Benchmark):
             for i in range(EXERCISES):
                 key = f"{record.fields['id']}-{i}"
                 rng = np.random.default_rng(int(uniform(step, key) * 2**53))
-                source, target = exercise(record.require("things", list), step, rng)
+                source, target = exercise(record.require("things", list), step, rng, self.fewest_choices)
                 yield self._example(key, source, target, str(record.fields["id"]))
 
     def _questions(self, by_visual: Sequence[list[Record]]) -> Iterator[Example]:
