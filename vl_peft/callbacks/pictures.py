@@ -70,7 +70,7 @@ def _panel(benchmark: Any, example: Example, answer: str) -> Image.Image:
     text = [("input", _abridged(example)), ("references", references), ("prediction", answer or "(empty)")]
     lines = [line for label, value in text for line in _wrapped(f"{label}: {value}")]
     font = ImageFont.load_default(FONT_SIZE)
-    right = bool(example.references) and answer in {_text(r) for r in example.references}
+    right = answer.casefold() in {_text(r).casefold() for r in example.references}
     block = Image.new("RGB", (WIDTH, MARGIN + len(lines) * (FONT_SIZE + 6)), "white")
     draw = ImageDraw.Draw(block)
     for i, line in enumerate(lines):
