@@ -13,7 +13,7 @@ from filelock import FileLock
 from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import BartConfig, PreTrainedTokenizerFast
+from transformers import BartConfig, PreTrainedTokenizerFast, T5Config
 
 from vl_peft.backbones import VLBart
 from vl_peft.batch import Batch
@@ -33,15 +33,17 @@ def shared() -> Path:
     return folder
 
 
-def write_tokenizer(folder: Path, words: int = 120) -> Path:
-    """A tokenizer of whole words: ``<s> w4 w5 </s>`` has the ids 0 4 5 2."""
-    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, words)}
+def write_tokenizer(folder: Path, words: int = 120, t5: bool = False) -> Path:
+    """A tokenizer of whole words: ``<s> w4 w5 </s>`` has the ids 0 4 5 2; T5's ``w4 w5 </s>`` has 4 5 1."""
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"} | ({} if t5 else {"bos_token": "<s>"})
+    first = ("<pad>", "</s>", "<unk>", "w3") if t5 else ("<s>", "<pad>", "</s>", "<unk>")
+    vocabulary = {word: i for i, word in enumerate([*first, *(f"w{i}" for i in range(4, words))])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = [(word, vocabulary[word]) for word in ("<s>", "</s>") if word in vocabulary]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="$A </s>" if t5 else "<s> $A </s>", special_tokens=ends
     )
-    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
 
@@ -65,6 +67,14 @@ def write_bart(folder: Path, **shape: Any) -> Path:
     return write_tokenizer(folder)
 
 
+def write_t5(folder: Path, **shape: Any) -> Path:
+    """Shape and tokenizer of a tiny T5, without weights: 120 words and 200 extra tokens."""
+    config = {"vocab_size": 320, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    config |= {"decoder_start_token_id": 0, "dropout_rate": 0.0}
+    T5Config(**(config | shape)).save_pretrained(folder)
+    return write_tokenizer(folder, t5=True)
+
+
 def redraw(module: nn.Module, std: float = 0.25, seed: int = 0) -> None:
     """Draw every parameter from N(0, std), norm weights around 1, so that each of them matters to the output."""
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +93,18 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_bart_fixture() -> Callable[..., Path]:
     """``write_bart(folder, **shape)``: see above. Test modules cannot import it from here."""
     return write_bart
+
+
+@pytest.fixture(scope="session", name="write_tokenizer")
+def write_tokenizer_fixture() -> Callable[..., Path]:
+    """``write_tokenizer(folder, words, t5)``: see above."""
+    return write_tokenizer
+
+
+@pytest.fixture(scope="session", name="write_t5")
+def write_t5_fixture() -> Callable[..., Path]:
+    """``write_t5(folder, **shape)``: see above."""
+    return write_t5
 
 
 @pytest.fixture(scope="session", name="redraw")
@@ -142,3 +164,16 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{root}.lock"):
         assert main(["data", "demo", "--root", str(root), "--scale", "0.03", "--workers", "1"]) == 0
     return root
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how much was compared with the published code, whichever processes did it."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    compared = [value for report in reports for name, value in report.user_properties if name == "compared"]
+    for what in sorted({what for what, _, _ in compared}):
+        files = {file for kind, file, _ in compared if kind == what}
+        count = sum(n for kind, _, n in compared if kind == what)
+        ties = [value for report in reports for name, value in report.user_properties if name == "tie"]
+        if ties and what == "golden files":
+            terminalreporter.write_line(f"beams of equal probability (float64, 1e-6) of which another won: {', '.join(ties)}")
+        terminalreporter.write_line(f"parity with the published code: {len(files)} {what}, {count} tensors compared")

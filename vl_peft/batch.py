@@ -73,7 +73,7 @@ class Batch:
     """Collated examples of one task.
 
     Attributes:
-        task: the task's name.
+        task: the task's name; of a batch that mixes tasks, the names of all of them.
         ids: B example ids.
         input_ids: int64 ``[B, L]``; attention_mask: int64 ``[B, L]``, 1 for tokens.
         visual: float32 ``[B, V, F]``; visual_mask: int64 ``[B, V]``, 1 for real visual tokens.
@@ -83,6 +83,8 @@ class Batch:
         labels: int64 ``[B, T]``, -100 where there is no label; ``None`` when only generating.
         weights: float32 ``[B]``, loss weight of each example.
         examples: the B examples themselves in evaluation, for the metric; empty in training.
+        row_tasks: the task of each row, if the batch mixes tasks. Names, which need no agreement on an order and stay
+            on the CPU; rows of one task side by side cost the least.
     """
 
     task: str
@@ -97,6 +99,12 @@ class Batch:
     labels: Tensor | None
     weights: Tensor
     examples: list[Example] = field(default_factory=list)
+    row_tasks: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The task of each row, or the one of all."""
+        return self.row_tasks or (self.task,)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -86,6 +86,8 @@ class VLModule(LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """Scalar loss: see :class:`vl_peft.batch.Task` for the two reductions.
 
+        The loss of a batch that mixes tasks is the sum of what its tasks' rows give by themselves.
+
         Under distributed training the sum over this process's rows is divided by the processes' mean number of rows
         (or tokens), so that the average of the processes' gradients is the gradient of the global batch, however
         unevenly its rows or tokens fall to them.
@@ -93,10 +95,19 @@ class VLModule(LightningModule):
         losses: Tensor = self.backbone(batch)
         assert batch.labels is not None  # or the backbone would have said so
         labelled = torch.ne(batch.labels, -100)
-        if self.tasks[batch.task].reduction == "token":
+        if not batch.row_tasks:
+            return self._reduce(self.tasks[batch.task].reduction, losses, labelled, batch.weights)
+        total = losses.new_zeros(())
+        for task in dict.fromkeys(batch.row_tasks):
+            rows = torch.tensor([name == task for name in batch.row_tasks], device=losses.device)
+            total = total + self._reduce(self.tasks[task].reduction, losses[rows], labelled[rows], batch.weights[rows])
+        return total
+
+    def _reduce(self, reduction: str, losses: Tensor, labelled: Tensor, weights: Tensor) -> Tensor:
+        if reduction == "token":
             return losses.sum().div(self._mean_over_processes(labelled.sum()))
         per_example = losses.sum(dim=1) / labelled.sum(dim=1).clamp(min=1)
-        return (per_example * batch.weights).sum().div(self._mean_over_processes(batch.weights.new_tensor(len(batch))))
+        return (per_example * weights).sum().div(self._mean_over_processes(weights.new_tensor(len(weights))))
 
     def _mean_over_processes(self, count: Tensor) -> Tensor:
         count = count.float()

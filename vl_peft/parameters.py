@@ -34,12 +34,12 @@ def count_parts(backbone: Backbone) -> list[Part]:
         seen.update(map(id, parameters))
         return Part(name, sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad))
 
-    deltas = [module for name, module in backbone.named_modules() if name.endswith(".delta")]
+    added = [module for name, module in backbone.named_modules() if name.endswith(".delta") or name == "added"]
     parts = [
         count("token embedding", [backbone.lm.get_input_embeddings()]),
         count("layer norms", backbone.language_norms()),
         count("visual embedding", [backbone.visual_embedding]),
-        count("tuning strategy", deltas),
+        count("tuning strategy", added),
         count("language model weights", [backbone]),
     ]
     parts.insert(1, parts.pop())

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
@@ -20,7 +20,7 @@ from vl_peft.backbones.visual import VisualEmbedding
 from vl_peft.batch import Batch, Generation
 from vl_peft.errors import ConfigError
 from vl_peft.tokenizer import TextTokenizer, pretrained_folder
-from vl_peft.tuning.base import Route, Site
+from vl_peft.tuning.base import Route, Site, TunedLinear
 
 VISUAL_FILE = "visual.safetensors"
 
@@ -41,6 +41,7 @@ class Backbone(nn.Module, ABC):
         ConfigError: if there is no such model, or it was trained for features of another size.
     """
 
+    beams_end: bool  # whether a beam that reaches the length limit is made to end there, as BART's are
     lm: Any  # a BartForConditionalGeneration or T5ForConditionalGeneration
 
     def __init__(
@@ -65,7 +66,7 @@ class Backbone(nn.Module, ABC):
         self.visual_embedding = self._visual_embedding(pretrained, feature_dim, weights)
         if gradient_checkpointing:
             self.lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        self.route = Route(["any"])
+        self.route, self.added, self.text_length = Route(["any"]), nn.ModuleDict(), 0
         self.join_embeddings()
         self.train()  # transformers loads for evaluation, and Lightning leaves the mode as it finds it: no dropout
 
@@ -79,8 +80,8 @@ class Backbone(nn.Module, ABC):
         """Change the language model's encoder so that it takes embeddings which are complete."""
 
     @abstractmethod
-    def embed_text(self, input_ids: Tensor) -> Tensor:
-        """``[B, L]`` to complete text embeddings ``[B, L, D]`` before dropout."""
+    def embed_text(self, input_ids: Tensor, prompt: Tensor | None) -> Tensor:
+        """Ids ``[B, L]`` and a prompt ``[B, P, D]`` to complete text embeddings ``[B, P + L, D]`` before dropout."""
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
@@ -103,14 +104,32 @@ class Backbone(nn.Module, ABC):
     def answer_start(self) -> list[int]:
         """Ids that the decoder has read when it is about to write the first token of an answer."""
 
+    def position_biases(self) -> Iterable[nn.Module]:
+        """What the language model learnt of relative positions; BART has nothing of the kind."""
+        return ()
+
+    def head(self) -> Site:
+        """The output head as a site; its weight is the token table's."""
+        return Site("decoder", 0, "head", "out", self.lm, "lm_head")
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        dim: int = self.lm.config.d_model
+        return dim
+
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Encoder states ``[B, L + V, D]`` of the joint sequence text, vision and their mask ``[B, L + V]``."""
-        self.route.set(batch.task)
+        """Encoder states ``[B, S, D]`` of the joint sequence prompt, text, vision and their mask ``[B, S]``."""
+        self.route.set(*batch.tasks)
         table = self.lm.get_input_embeddings()
         objects = table(table.num_embeddings - 1 - batch.object_index)
         visual = self.visual_embedding(batch.visual, batch.boxes, batch.image_index, objects)
-        joint = torch.cat([self.embed_text(batch.input_ids), visual], dim=1)
-        mask = torch.cat([batch.attention_mask, batch.visual_mask], dim=1)
+        prompt = self.added["encoder_prompt"](batch.input_ids) if "encoder_prompt" in self.added else None
+        text = self.embed_text(batch.input_ids, prompt)
+        self.text_length = text.shape[1]
+        joint = torch.cat([text, visual], dim=1)
+        seen = batch.attention_mask.new_ones(len(batch), self.text_length - batch.input_ids.shape[1])
+        mask = torch.cat([seen, batch.attention_mask, batch.visual_mask], dim=1)
         encoder = self.lm.get_encoder()
         return encoder(inputs_embeds=joint, attention_mask=mask).last_hidden_state, mask
 
@@ -121,36 +140,63 @@ class Backbone(nn.Module, ABC):
         encoded, mask = self.encode(batch)
         hidden = self.decode(self._shift_right(batch.labels), encoded, mask)
         labelled = batch.labels != -100
-        # Logits are the largest tensor of a step: they are made only where there is a label.
-        losses = functional.cross_entropy(
-            self.logits(hidden[labelled]).float(), batch.labels[labelled], reduction="none"
-        )
+        # Logits are the largest tensor of a step: they are made only where there is a label, unless the head itself
+        # has to know which row is of which task.
+        by_row = len(self.route.runs) > 1 and isinstance(self.head().linear, TunedLinear)
+        logits = self.logits(hidden)[labelled] if by_row else self.logits(hidden[labelled])
+        losses = functional.cross_entropy(logits.float(), batch.labels[labelled], reduction="none")
         return torch.zeros(batch.labels.shape, device=losses.device).masked_scatter(labelled, losses)
 
     def decode(self, decoder_input_ids: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
         """Decoder states ``[B, T, D]``."""
+        cache = self._decoder_prompt(encoded)
         out = self.lm.get_decoder()(
-            input_ids=decoder_input_ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
         hidden: Tensor = out.last_hidden_state
         return hidden
 
-    @torch.no_grad()
+    def _decoder_prompt(self, like: Tensor) -> EncoderDecoderCache | None:
+        """Keys and values that the decoder's prompt leaves for the tokens after it, for as many rows as ``like``."""
+        if "decoder_prompt" not in self.added:
+            return None
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        decoder = self.lm.get_decoder()
+        # A layer that is recomputed cannot add to a cache twice; the decoder is short, so its layers are kept.
+        for layer in decoder.modules():
+            if getattr(layer, "gradient_checkpointing", False):
+                layer.gradient_checkpointing = False
+        decoder(inputs_embeds=self.added["decoder_prompt"](like), past_key_values=cache, use_cache=True)
+        return cache
+
     def generate(self, batch: Batch, generation: Generation) -> list[str]:
         """The text that the model writes for each example."""
+        return self.tokenizer.decode(self.generate_ids(batch, generation))
+
+    @torch.no_grad()
+    def generate_ids(self, batch: Batch, generation: Generation) -> Tensor:
+        """What the model writes for each example as ids, int64 ``[B, T]``, the decoder's start token included."""
         encoded, mask = self.encode(batch)
         config = GenerationConfig(
             **asdict(generation),
             decoder_start_token_id=self.lm.config.decoder_start_token_id,
-            bos_token_id=self.lm.config.bos_token_id,
+            bos_token_id=getattr(self.lm.config, "bos_token_id", None),  # T5 has none
             eos_token_id=self.lm.config.eos_token_id,
             pad_token_id=self.lm.config.pad_token_id,
-            forced_eos_token_id=self.lm.config.eos_token_id if generation.num_beams > 1 else None,
+            forced_eos_token_id=self.lm.config.eos_token_id if self.beams_end and generation.num_beams > 1 else None,
         )
-        ids = self.lm.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded), attention_mask=mask, generation_config=config
+        cache = self._decoder_prompt(encoded.repeat_interleave(generation.num_beams, dim=0))
+        ids: Tensor = self.lm.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=mask,
+            generation_config=config,
+            **({} if cache is None else {"past_key_values": cache}),
         )
-        return self.tokenizer.decode(ids)
+        return ids
 
     @torch.no_grad()
     def choose(self, batch: Batch, candidates: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from transformers import BartForConditionalGeneration
 
@@ -27,6 +28,7 @@ class VLBart(Backbone):
     """
 
     model_class = BartForConditionalGeneration
+    beams_end = True
 
     def join_embeddings(self) -> None:
         """Take position embedding and embedding norm over from the encoder, which would apply them to vision too."""
@@ -41,9 +43,10 @@ class VLBart(Backbone):
         super().save_pretrained(folder)
         encoder.embed_positions, encoder.layernorm_embedding = _NoPositions(), nn.Identity()
 
-    def embed_text(self, input_ids: Tensor) -> Tensor:
-        """``norm(token + position)``: ``[B, L]`` to ``[B, L, D]``."""
-        out: Tensor = self.text_norm(self.lm.get_encoder().embed_tokens(input_ids) + self.text_positions(input_ids))
+    def embed_text(self, input_ids: Tensor, prompt: Tensor | None) -> Tensor:
+        """``norm([prompt, token + position])``: the prompt has no position, and the text is not shifted by it."""
+        text = self.lm.get_encoder().embed_tokens(input_ids) + self.text_positions(input_ids)
+        out: Tensor = self.text_norm(text if prompt is None else torch.cat([prompt, text], dim=1))
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -2,6 +2,14 @@
 
 from vl_peft.tuning.adapter import Adapter
 from vl_peft.tuning.base import PerTask, Route, Sharing, Site, Tuning
-from vl_peft.tuning.full import FullFineTuning
+from vl_peft.tuning.combined import Combined
+from vl_peft.tuning.compacter import Compacter, LowRankAdapter
+from vl_peft.tuning.full import BitFit, FullFineTuning, LayerNormTuning, LMHeadAdapter, VisualEmbeddingOnly
+from vl_peft.tuning.hyperformer import Hyperformer
+from vl_peft.tuning.lora import LoRA
+from vl_peft.tuning.prompt import PromptTuning
 
-__all__ = ["Adapter", "FullFineTuning", "PerTask", "Route", "Sharing", "Site", "Tuning"]
+__all__ = [
+    "Adapter", "BitFit", "Combined", "Compacter", "FullFineTuning", "Hyperformer", "LMHeadAdapter", "LayerNormTuning",
+    "LoRA", "LowRankAdapter", "PerTask", "PromptTuning", "Route", "Sharing", "Site", "Tuning", "VisualEmbeddingOnly",
+]  # fmt: skip

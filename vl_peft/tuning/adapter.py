@@ -1,65 +1,69 @@
 """Adapters (Houlsby et al. 2019) as VL-Adapter places them (Sung et al. 2022, section 3.3).
 
-    y ──────────────────────────────┐
-    └─► down d -> d/r ─► gelu ─► up ─┴─► y'        y' = y + up(gelu(down(y)))
+    y ──────────────────────────────────────────────────┐
+    └─► [norm] ─► down d -> d/r ─► gelu ─► up ─► [norm] ─┴─► y'        y' = y + up(gelu(down(y)))
 
 One stands on the output projection of each attention and feed-forward block, before dropout and the residual sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Callable, Collection
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from vl_peft.errors import ConfigError
-from vl_peft.tuning.base import PerTask, Route, Sharing, Tunable, Tuning, part_is_shared
+from vl_peft.tuning.base import Block, PerTask, Sharing, Tunable, Tuning, part_is_shared
 
-Block = Literal["self", "cross", "ff"]
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu_new": lambda: nn.GELU(approximate="tanh"),
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+Activation = Literal["gelu_new", "gelu", "relu", "silu", "tanh"]
 
 
 class AdapterDelta(nn.Module):
-    """The bottleneck at one site.
+    """The bottleneck at one site: ``y + after(up(activation(down(before(y)))))``.
 
     Args:
-        dim: size d of the site's output.
-        bottleneck: size of the hidden layer.
-        route: which task's parts are used.
-        sharing: which of the parts ``down`` and ``up`` all tasks share.
-        init_std: the weights begin as N(0, init_std), the biases as 0.
+        down: ``[B, S, d]`` to ``[B, S, m]``.
+        up: ``[B, S, m]`` to ``[B, S, d]``.
+        activation: between them.
+        before: norm of what goes down, or nothing.
+        after: norm of what came up, or nothing.
     """
 
-    def __init__(self, dim: int, bottleneck: int, route: Route, sharing: Sharing, init_std: float) -> None:
+    def __init__(
+        self, down: nn.Module, up: nn.Module, activation: nn.Module, before: nn.Module | None, after: nn.Module | None
+    ) -> None:
         super().__init__()
-
-        def linear(n_in: int, n_out: int) -> nn.Linear:
-            layer = nn.Linear(n_in, n_out)
-            nn.init.normal_(layer.weight, std=init_std)
-            nn.init.zeros_(layer.bias)
-            return layer
-
-        self.down = PerTask(lambda: linear(dim, bottleneck), route, part_is_shared("down", sharing))
-        self.up = PerTask(lambda: linear(bottleneck, dim), route, part_is_shared("up", sharing))
-        self.activation = nn.GELU(approximate="tanh")
+        self.before, self.down, self.activation, self.up, self.after = before, down, activation, up, after
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The Linear's output y ``[B, S, d]`` with the adapter's correction; its input x is not used."""
-        out: Tensor = y + self.up(self.activation(self.down(y)))
-        return out
+        hidden = y if self.before is None else self.before(y)
+        hidden = self.up(self.activation(self.down(hidden)))
+        return y + (hidden if self.after is None else self.after(hidden))
 
 
-class Adapter(Tuning):
-    """Bottleneck adapters.
+class BottleneckTuning(Tuning):
+    """What all bottlenecks on block outputs have in common; they differ in the Linears.
 
     Args:
         reduction_factor: the bottleneck has d // reduction_factor units.
-        sharing: ``single`` one adapter for all tasks, ``multiple`` one for each, ``shared_down`` / ``shared_up`` all
-            tasks share that half.
-        blocks: where adapters stand, in encoder and decoder.
-        init_std: see :class:`AdapterDelta`; the published code's 0.02.
-        layer_norms: train the layer norms of the language model.
-        visual_embedding: train the embedding of the visual features.
+        sharing: ``single`` one for all tasks, ``multiple`` one for each, ``shared_down`` / ``shared_up`` all tasks
+            share that half.
+        blocks: where they stand.
+        stacks: in encoder, decoder or both.
+        activation: between down and up; the published one is ``gelu_new``, the tanh approximation.
+        norm_before: a layer norm in front of each, shared by all tasks.
+        norm_after: a layer norm behind each, shared by all tasks.
+        **trains: what else trains, see :class:`Tuning`.
     """
 
     def __init__(
@@ -67,21 +71,64 @@ class Adapter(Tuning):
         reduction_factor: int = 8,
         sharing: Sharing = "single",
         blocks: Collection[Block] = ("self", "cross", "ff"),
-        init_std: float = 0.02,
-        layer_norms: bool = True,
-        visual_embedding: bool = True,
+        stacks: Collection[Literal["encoder", "decoder"]] = ("encoder", "decoder"),
+        activation: Activation = "gelu_new",
+        norm_before: bool = False,
+        norm_after: bool = False,
+        **trains: Any,
     ) -> None:
-        super().__init__(layer_norms, visual_embedding)
+        super().__init__(**trains)
         if reduction_factor < 1:
             raise ConfigError(f"reduction_factor must be at least 1, not {reduction_factor}.")
-        self.reduction_factor, self.sharing, self.blocks, self.init_std = reduction_factor, sharing, blocks, init_std
+        self.reduction_factor, self.sharing = reduction_factor, sharing
+        self.blocks, self.stacks, self.activation = blocks, stacks, activation
+        self.norm_before, self.norm_after = norm_before, norm_after
+
+    @abstractmethod
+    def linear_maker(self, n_in: int, n_out: int) -> Callable[[], nn.Module]:
+        """What makes the Linears ``[..., n_in]`` to ``[..., n_out]`` of one place, one for each task or for all."""
 
     def extend(self, backbone: Tunable) -> None:
-        """Put an adapter on the output of every chosen block."""
+        """Put a bottleneck on the output of every chosen block."""
         for site in list(backbone.sites()):
-            if site.role == "out" and site.block in self.blocks:
-                dim = site.linear.out_features
-                bottleneck = dim // self.reduction_factor
-                if bottleneck < 1:
-                    raise ConfigError(f"reduction_factor {self.reduction_factor} leaves no unit of {dim}.")
-                site.put(AdapterDelta(dim, bottleneck, backbone.route, self.sharing, self.init_std))
+            if site.role == "out" and site.block in self.blocks and site.stack in self.stacks:
+                site.put(self._delta(site.linear.out_features, backbone))
+
+    def _delta(self, dim: int, backbone: Tunable) -> AdapterDelta:
+        if (bottleneck := dim // self.reduction_factor) < 1:
+            raise ConfigError(f"reduction_factor {self.reduction_factor} leaves no unit of {dim}.")
+
+        def half(name: str, n_in: int, n_out: int) -> PerTask:
+            return PerTask(self.linear_maker(n_in, n_out), backbone.route, part_is_shared(name, self.sharing))
+
+        return AdapterDelta(
+            half("down", dim, bottleneck),
+            half("up", bottleneck, dim),
+            ACTIVATIONS[self.activation](),
+            nn.LayerNorm(dim) if self.norm_before else None,
+            nn.LayerNorm(dim) if self.norm_after else None,
+        )
+
+
+class Adapter(BottleneckTuning):
+    """Bottleneck adapters of plain Linears.
+
+    Args:
+        init_std: the weights begin as N(0, init_std), the biases as 0; the published code's 0.02.
+        **bottleneck: see :class:`BottleneckTuning`.
+    """
+
+    def __init__(self, init_std: float = 0.02, **bottleneck: Any) -> None:
+        super().__init__(**bottleneck)
+        self.init_std = init_std
+
+    def linear_maker(self, n_in: int, n_out: int) -> Callable[[], nn.Module]:
+        """Plain Linears."""
+
+        def make() -> nn.Linear:
+            linear = nn.Linear(n_in, n_out)
+            nn.init.normal_(linear.weight, std=self.init_std)
+            nn.init.zeros_(linear.bias)
+            return linear
+
+        return make

@@ -11,36 +11,54 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vl_peft.errors import ConfigError
 
+Block = Literal["self", "cross", "ff", "head"]
+Role = Literal["q", "k", "v", "in", "out"]
 Sharing = Literal["single", "multiple", "shared_down", "shared_up"]
 
 
 class Route:
-    """Which task the current batch is of.
+    """Which task the current batch is of, or which one each of its rows.
 
     The backbone sets it in every forward and generate and nothing resets it: a layer that is recomputed in the
-    backward pass (gradient checkpointing) must see the same task again.
+    backward pass (gradient checkpointing) must see the same tasks again.
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
-        self.task = self.tasks[0]
+        self.runs: tuple[tuple[str, int], ...] = ((self.tasks[0], 1),)
 
-    def set(self, task: str) -> None:
-        """Send what follows through the parts of this task.
+    def set(self, *rows: str) -> None:
+        """Send what follows through the parts of these tasks: of one task for a whole batch, or of one for each row.
 
         Raises:
-            ConfigError: if the strategy was not built for the task.
+            ConfigError: if the strategy was not built for a task.
         """
-        if task not in self.tasks:
-            raise ConfigError(f"Unknown task '{task}': the model was built for {', '.join(self.tasks)}.")
-        self.task = task
+        for task in set(rows):
+            if task not in self.tasks:
+                raise ConfigError(f"Unknown task '{task}': the model was built for {', '.join(self.tasks)}.")
+        self.runs = tuple((task, len(list(run))) for task, run in groupby(rows))
+
+    def each(self, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``run(task, *rows)`` for the rows of each task, put together again in their order.
+
+        Args:
+            run: called once for each run of rows of the same task: rows that are sorted by task cost the least.
+            inputs: each ``[B, ...]``, or ``[B * k, ...]`` when every row was repeated k times (beams).
+        """
+        if len(self.runs) == 1:
+            return run(self.runs[0][0], *inputs)
+        repeats = len(inputs[0]) // sum(size for _, size in self.runs)
+        pieces = [x.split([size * repeats for _, size in self.runs]) for x in inputs]
+        return torch.cat([run(task, *rows) for (task, _), *rows in zip(self.runs, *pieces, strict=True)])
 
 
 class PerTask(nn.Module):
@@ -52,9 +70,11 @@ class PerTask(nn.Module):
         self.parts = nn.ModuleDict({task: make() for task in (("shared",) if shared else route.tasks)})
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The output of the current task's part."""
-        out: Tensor = self.parts["shared" if self.shared else self.route.task](*inputs)
-        return out
+        """The output of the part of each row's task; inputs and output ``[B, ...]``."""
+        if self.shared:
+            out: Tensor = self.parts["shared"](*inputs)
+            return out
+        return self.route.each(lambda task, *rows: self.parts[task](*rows), *inputs)
 
 
 class TunedLinear(nn.Linear):
@@ -83,7 +103,7 @@ class Site:
     Attributes:
         stack: encoder or decoder.
         layer: from 0.
-        block: self-attention, cross-attention or feed-forward.
+        block: self-attention, cross-attention, feed-forward, or the output head of the whole model.
         role: query, key, value or output projection of attention; input or output of the feed-forward block.
         owner: the module that holds the Linear.
         name: the Linear's attribute name in its owner.
@@ -91,8 +111,8 @@ class Site:
 
     stack: Literal["encoder", "decoder"]
     layer: int
-    block: Literal["self", "cross", "ff"]
-    role: Literal["q", "k", "v", "in", "out"]
+    block: Block
+    role: Role
     owner: nn.Module
     name: str
 
@@ -115,28 +135,49 @@ class Site:
 
 
 class Tunable(Protocol):
-    """What a tuning strategy needs of a backbone."""
+    """What a tuning strategy needs of a backbone.
+
+    Attributes:
+        route: which task each row is of; a strategy's parts read it.
+        added: what a strategy adds outside of the sites, by name; prompts that the backbone puts before its text are
+            ``encoder_prompt`` and ``decoder_prompt``.
+    """
 
     route: Route
+    added: nn.ModuleDict
 
     @property
     def visual_embedding(self) -> nn.Module: ...
+    @property
+    def dim(self) -> int: ...
     def sites(self) -> Iterable[Site]: ...
+    def head(self) -> Site: ...
     def language_norms(self) -> Iterable[nn.Module]: ...
+    def position_biases(self) -> Iterable[nn.Module]: ...
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
-    def add_module(self, name: str, module: nn.Module | None) -> None: ...
 
 
 class Tuning(ABC):
     """A tuning strategy: what is added to a backbone and what of it trains.
 
     Args:
-        layer_norms: train the layer norms of the language model.
+        layer_norms: train the norms of the language model.
         visual_embedding: train the embedding of the visual features.
+        biases: train the biases of the language model's Linears and norms.
+        lm_head: train the output head, which is the token table too.
+        position_bias: train T5's relative position bias (the published code does when it means to train biases).
     """
 
-    def __init__(self, layer_norms: bool = True, visual_embedding: bool = True) -> None:
-        self.layer_norms, self.visual_embedding = layer_norms, visual_embedding
+    def __init__(
+        self,
+        layer_norms: bool = True,
+        visual_embedding: bool = True,
+        biases: bool = False,
+        lm_head: bool = False,
+        position_bias: bool = False,
+    ) -> None:
+        self.layer_norms, self.visual_embedding, self.biases = layer_norms, visual_embedding, biases
+        self.lm_head, self.position_bias = lm_head, position_bias
 
     def attach(self, backbone: Tunable, tasks: Sequence[str]) -> None:
         """Freeze the backbone, add what the strategy adds, and set what trains.
@@ -148,12 +189,26 @@ class Tuning(ABC):
         backbone.route = Route(tasks)
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
+        self.extend(backbone)
+        self.unfreeze(backbone)
+
+    def unfreeze(self, backbone: Tunable) -> None:
+        """Let those parts of the backbone train that the options name."""
         if self.visual_embedding:
             backbone.visual_embedding.requires_grad_(True)
         if self.layer_norms:
             for norm in backbone.language_norms():
                 norm.requires_grad_(True)
-        self.extend(backbone)
+        if self.biases:
+            linears = [site.linear for site in backbone.sites()]
+            for module in (*linears, *backbone.language_norms()):
+                if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+                    bias.requires_grad_(True)
+        if self.lm_head:
+            backbone.head().linear.weight.requires_grad_(True)
+        if self.position_bias:
+            for module in backbone.position_biases():
+                module.requires_grad_(True)
 
     @abstractmethod
     def extend(self, backbone: Tunable) -> None:
