@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,118 +18,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import BartConfig, PretrainedConfig, T5Config
 
-from vl_peft import tuning as strategies
-from vl_peft.backbones import Backbone, VLBart, VLT5
-from vl_peft.batch import Batch, Generation, Task
+from vl_peft.batch import Batch, Generation
 from vl_peft.features.pooling import pool_grid
 from vl_peft.module import VLModule
 from vl_peft.published import infer_tuning, load_published
-from vl_peft.tuning import Combined, Sharing, Tuning
 
 FOLDER = Path(os.environ.get("VL_PEFT_GOLDEN", Path(__file__).parents[3] / "shared/reference/golden"))
 FILES = sorted(file.stem for file in FOLDER.glob("*.json") if file.with_suffix(".safetensors").exists())
-TASKS = {
-    "vqa": Task("vqa"),
-    "gqa": Task("gqa"),
-    "nlvr": Task("nlvr"),
-    "caption": Task("caption", reduction="token"),
-}
-BART_SHAPE = (
-    "d_model",
-    "encoder_layers",
-    "decoder_layers",
-    "encoder_attention_heads",
-    "decoder_attention_heads",
-    "encoder_ffn_dim",
-    "decoder_ffn_dim",
-    "max_position_embeddings",
-    "vocab_size",
-    "activation_function",
-)
-T5_SHAPE = (
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_layers",
-    "num_decoder_layers",
-    "num_heads",
-    "relative_attention_num_buckets",
-    "vocab_size",
-    "feed_forward_proj",
-    "layer_norm_epsilon",
-    "decoder_start_token_id",
-)
-
-
-def sharing_of(config: dict[str, Any]) -> Sharing:
-    """The published flags as our one option."""
-    if config["use_single_adapter"]:
-        return "single"
-    return "shared_up" if config["share_up_sampler"] else "shared_down" if config["share_down_sampler"] else "multiple"
-
-
-def strategies_of(config: dict[str, Any]) -> Iterator[Tuning]:
-    """The strategies that the published flags turn on."""
-    t5 = config["model_type"] == "t5"
-    # The published code never unfreezes T5's norms, and trains its position bias when it means to train biases.
-    norms = config["unfreeze_layer_norms"] and not t5
-    bottleneck = {
-        "reduction_factor": config["reduction_factor"],
-        "sharing": sharing_of(config),
-        "blocks": ("self", "cross", "ff") if config["add_adapter_cross_attn"] else ("self", "ff"),
-        "norm_before": config["add_layer_norm_before_adapter"],
-        "norm_after": config["add_layer_norm_after_adapter"],
-        "layer_norms": norms,
-    }
-    if config["unfreeze_language_model"]:
-        yield strategies.FullFineTuning()
-    if config["use_adapter"]:
-        yield strategies.Adapter(**bottleneck)
-    if config["use_lradapter"]:
-        yield strategies.LowRankAdapter(rank=config["low_rank_rank"], **bottleneck)
-    if config["use_compacter"]:
-        tasks = config["shared_phm_rule_over_tasks"]
-        yield strategies.Compacter(
-            division=config["hypercomplex_division"],
-            rank=config["phm_rank"] if config["factorized_phm"] else None,
-            rule="model" if config["shared_phm_rule"] else "tasks" if tasks else "own",
-            **bottleneck,
-        )
-    if config["use_hyperformer"]:
-        yield strategies.Hyperformer(
-            config["reduction_factor"],
-            efficient=config["efficient_unique_hyper_net"],
-            projected_dim=config["adapter_config"]["projected_task_embedding_dim"],
-            embedding_dim=config["adapter_config"]["task_embedding_dim"],
-            hidden_dim=config["adapter_config"]["task_hidden_dim"],
-            layer_norms=norms,
-        )
-    if config["use_lora"]:
-        yield strategies.LoRA(
-            config["lora_dim"],
-            config["lora_alpha"],
-            sharing="single" if config["use_single_lora"] else "multiple",
-            roles=() if t5 else ("q", "v"),
-            layer_norms=norms,
-            position_bias=t5,
-        )
-    if config["encoder_prompt_len"] or config["decoder_prompt_len"]:
-        yield strategies.PromptTuning(
-            config["encoder_prompt_len"],
-            config["decoder_prompt_len"],
-            config["mid_dim"],
-            "single" if config["use_single_prompt"] else "multiple",
-            layer_norms=norms,
-        )
-    yield strategies.VisualEmbeddingOnly(layer_norms=norms, lm_head=config["unfreeze_lm_head"])
-
-
+TASKS = ("vqa", "gqa", "nlvr", "caption")
 class Golden:
     """A model with the published parameters, and what it has to give."""
 
-    def __init__(self, name: str, draw: str, folder: Path) -> None:
+    def __init__(self, name: str, draw: str, build: Callable[[dict[str, Any]], VLModule]) -> None:
         self.name, self.facts = name, json.loads((FOLDER / f"{name}.json").read_text())
         self.config = config = self.facts["config"]
         tensors = load_file(FOLDER / f"{name}.safetensors")
@@ -137,11 +38,8 @@ class Golden:
         self.variant, state = self.facts["variants"][draw], self.below(tensors, f"{draw}.state")
         self.state = state | {alias: state[target] for alias, target in self.facts["aliases"].items()}
         self.t5 = config["model_type"] == "t5"
-        shape: type[PretrainedConfig] = T5Config if self.t5 else BartConfig
-        shape(**{key: config[key] for key in (T5_SHAPE if self.t5 else BART_SHAPE)}).save_pretrained(folder)
-        kind: type[Backbone] = VLT5 if self.t5 else VLBart
-        self.backbone = kind(str(folder), feature_dim=config["feat_dim"], random_init=True)
-        self.module = VLModule(self.backbone, Combined(list(strategies_of(config))), TASKS).eval()
+        self.module = build(config).eval()
+        self.backbone = self.module.backbone
         load_published(self.backbone, self.state)
 
     @staticmethod
@@ -171,12 +69,8 @@ class Golden:
 
 
 @pytest.fixture(scope="module")
-def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Golden:
-    name, draw = request.param
-    folder = tmp_path_factory.mktemp(name)
-    write_tokenizer = request.getfixturevalue("write_tokenizer")
-    write_tokenizer(folder, t5=name.startswith("t5"))
-    return Golden(name, draw, folder)
+def golden(request: pytest.FixtureRequest, build: Callable[[dict[str, Any]], VLModule]) -> Golden:
+    return Golden(*request.param, build)
 
 
 @pytest.fixture
@@ -218,7 +112,7 @@ def test_encoder_states_logits_and_losses(golden: Golden, task: str, compared: A
     compared(3)
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", TASKS)
 @torch.no_grad()
 def test_loss_of_a_step(golden: Golden, task: str, compared: Any) -> None:
     if f"{task}.train_step_loss" not in golden.variant:
@@ -288,7 +182,7 @@ def test_counts(golden: Golden) -> None:
 def test_the_strategy_is_inferred_from_a_state_dict(golden: Golden) -> None:
     tuning, tasks = infer_tuning(golden.state)
     other = type(golden.backbone)(str(golden.backbone.tokenizer.hf.name_or_path), golden.config["feat_dim"], True).eval()
-    tuning.attach(other, tasks if len(tasks) > 1 else list(TASKS))
+    tuning.attach(other, tasks if len(tasks) > 1 else TASKS)
     load_published(other, golden.state)
     batch = golden.batch("gqa")
     assert torch.equal(other(batch), golden.backbone(batch))

@@ -52,8 +52,8 @@ def losses(bart: VLBart, batch: Batch) -> Tensor:
 
 
 def test_the_bottleneck_by_its_formula() -> None:
-    delta = AdapterDelta(2, 1, Route(["a"]), "single", 0.02)
-    down, up = delta.down.parts["shared"], delta.up.parts["shared"]
+    down, up = nn.Linear(2, 1), nn.Linear(1, 2)
+    delta = AdapterDelta(down, up, nn.GELU(approximate="tanh"), None, None)
     values = {down.weight: [[2.0, -1.0]], down.bias: [0.5], up.weight: [[3.0], [-1.0]], up.bias: [0.25, 0.0]}
     for parameter, value in values.items():
         parameter.data = torch.tensor(value)
@@ -66,8 +66,8 @@ def test_the_bottleneck_by_its_formula() -> None:
 
 def test_weights_begin_small_and_biases_at_zero() -> None:
     torch.manual_seed(0)
-    delta = AdapterDelta(768, 96, Route(TASKS), "multiple", 0.02)
-    for name, parameter in delta.named_parameters():
+    linears = nn.ModuleList([Adapter().linear_maker(768, 96)(), Adapter().linear_maker(96, 768)()])
+    for name, parameter in linears.named_parameters():
         if name.endswith("bias"):
             assert parameter.eq(0).all()
         else:

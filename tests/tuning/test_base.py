@@ -47,14 +47,28 @@ class AddTuning(Tuning):
             site.put(Add(backbone.route, shared=False))
 
 
+def named(task: str, x: Tensor) -> Tensor:
+    """Rows times 1 for task a, 10 for b, 100 for c."""
+    return x * 10 ** "abc".index(task)
+
+
 def test_route_starts_at_the_first_task_and_keeps_what_was_set() -> None:
-    route = Route(["a", "b"])
-    assert route.task == "a"
+    route, one = Route(["a", "b"]), torch.ones(2, 1)
+    assert torch.equal(route.each(named, one), one)
     route.set("b")
-    assert route.task == "b"
     with pytest.raises(ConfigError, match=r"Unknown task 'c': the model was built for a, b\."):
         route.set("c")
-    assert route.task == "b"
+    assert torch.equal(route.each(named, one), 10 * one)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("rows", ["abc", "aabbbc", "cabac", "bb"])
+def test_route_sends_each_row_through_its_own_task(rows: str, beams: int) -> None:
+    route = Route(["a", "b", "c"])
+    route.set(*rows)
+    x = torch.arange(1.0, beams * len(rows) + 1)
+    wanted = x * torch.tensor([10.0 ** "abc".index(task) for task in rows]).repeat_interleave(beams)
+    assert torch.equal(route.each(named, x), wanted)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -107,7 +121,7 @@ def test_two_deltas_on_one_site_are_refused() -> None:
 @pytest.mark.parametrize("visual_embedding", [True, False])
 def test_what_trains(layer_norms: bool, visual_embedding: bool) -> None:
     toy = Toy()
-    AddTuning(layer_norms, visual_embedding).attach(toy, ["a", "b"])
+    AddTuning(layer_norms=layer_norms, visual_embedding=visual_embedding).attach(toy, ["a", "b"])
     wanted = {f"linear.delta.part.parts.{task}.weight" for task in "ab"}
     wanted |= {"norm.weight", "norm.bias"} if layer_norms else set()
     wanted |= {"visual_embedding.weight", "visual_embedding.bias"} if visual_embedding else set()

@@ -114,12 +114,16 @@ class Adapter(BottleneckTuning):
     """Bottleneck adapters of plain Linears.
 
     Args:
+        reduction_factor: the bottleneck has d // reduction_factor units.
+        sharing: see :class:`BottleneckTuning`.
         init_std: the weights begin as N(0, init_std), the biases as 0; the published code's 0.02.
         **bottleneck: see :class:`BottleneckTuning`.
     """
 
-    def __init__(self, init_std: float = 0.02, **bottleneck: Any) -> None:
-        super().__init__(**bottleneck)
+    def __init__(
+        self, reduction_factor: int = 8, sharing: Sharing = "single", init_std: float = 0.02, **bottleneck: Any
+    ) -> None:
+        super().__init__(reduction_factor, sharing, **bottleneck)
         self.init_std = init_std
 
     def linear_maker(self, n_in: int, n_out: int) -> Callable[[], nn.Module]:
