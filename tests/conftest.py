@@ -175,5 +175,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         count = sum(n for kind, _, n in compared if kind == what)
         ties = [value for report in reports for name, value in report.user_properties if name == "tie"]
         if ties and what == "golden files":
-            terminalreporter.write_line(f"beams of equal probability (float64, 1e-6) of which another won: {', '.join(ties)}")
+            terminalreporter.write_line(
+                f"beams of equal probability (float64, 1e-6) of which another won: {', '.join(ties)}"
+            )
         terminalreporter.write_line(f"parity with the published code: {len(files)} {what}, {count} tensors compared")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import warnings
@@ -27,10 +28,12 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
   test          score the test splits             --ckpt_path CHECKPOINT
   predict       write answers for the test splits --ckpt_path CHECKPOINT
   plan          print the tasks' shares, steps and passes over the data of a configuration
+  params        count its parameters and what of them trains; needs no data and loads no weights
+  adapters      export what a run trained, inspect it, add a task, merge it, import published checkpoints
   data demo     write the embedded demo corpus and its features
   data extract  features of your own images or videos
 
-fit, validate, test, predict and plan take --config FILE, which may be repeated; see experiments/.
+fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
 
 # Without these an unknown option would print all two hundred known ones; --help still does.
@@ -70,7 +73,14 @@ class PlanCLI(VLCLI):
         self.datamodule = parser.instantiate_classes(Namespace(data=self.config.data)).data
 
 
-def _lightning(args: list[str], cli: type[VLCLI] = VLCLI, run: bool = True) -> VLCLI:
+class ParamsCLI(VLCLI):
+    """Parses a whole configuration and builds nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Leave everything to :func:`params`."""
+
+
+def _lightning(args: list[str], cli: type[VLCLI] = VLCLI, run: bool = True, name: str = "plan") -> VLCLI:
     return cli(
         VLModule,
         TaskData,
@@ -78,7 +88,9 @@ def _lightning(args: list[str], cli: type[VLCLI] = VLCLI, run: bool = True) -> V
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=42,
-        parser_kwargs=USAGES if run else {"prog": "vl-peft plan", "usage": "vl-peft plan --config FILE [options]"},
+        parser_kwargs=USAGES
+        if run
+        else {"prog": f"vl-peft {name}", "usage": f"vl-peft {name} --config FILE [options]"},
         args=args,
         run=run,
     )
@@ -90,6 +102,28 @@ def plan(args: list[str]) -> None:
 
     cli = _lightning(args, PlanCLI, run=False)
     Console().print(plan_table(cli.datamodule.schedule, cli.config.trainer.max_epochs, (1, 2, 8)))
+
+
+def params(args: list[str]) -> None:
+    """Count the parameters of a configuration on the meta device."""
+    from vl_peft.parameters import count_parts, parts_table
+    from vl_peft.tools import build_meta
+
+    parser = argparse.ArgumentParser(prog="vl-peft params", add_help=False)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--feature-dim", type=int, default=2048, help="size of the visual features (2048)")
+    if {"-h", "--help"} & set(args):
+        parser.print_help()
+        print("\nand, as for fit:\n")
+    options, rest = parser.parse_known_args(args)
+    config = _lightning(rest, ParamsCLI, run=False, name="params").config
+    backbone = build_meta(config, options.feature_dim)
+    parts = count_parts(backbone)
+    if options.json:
+        print(json.dumps({part.name: {"total": part.total, "trainable": part.trainable} for part in parts}, indent=2))
+    else:
+        tuning = config.model.tuning.class_path.rpartition(".")[2]
+        Console().print(parts_table(parts, f"{type(backbone).__name__}, {tuning}, {len(backbone.route.tasks)} tasks"))
 
 
 def data(args: list[str]) -> None:
@@ -115,7 +149,33 @@ def data(args: list[str]) -> None:
     run.write_demo(options) if options.tool == "demo" else run.extract(options)
 
 
-TOOLS: dict[str, Callable[[list[str]], None]] = {"plan": plan, "data": data}
+def adapters(args: list[str]) -> None:
+    """``adapters export | inspect | add | merge | import``."""
+    parser = argparse.ArgumentParser(prog="vl-peft adapters")
+    actions = parser.add_subparsers(dest="action", required=True)
+    export = actions.add_parser("export", help="write what a run trained to a folder of a few MB")
+    export.add_argument("source", metavar="run", type=Path, help="folder of a finished run")
+    export.add_argument("--ckpt", type=Path, default=None, help="another checkpoint than the last one")
+    inspect = actions.add_parser("inspect", help="print what a folder holds")
+    inspect.add_argument("source", metavar="folder", type=Path)
+    add = actions.add_parser("add", help="add a task whose parts begin as another task's")
+    add.add_argument("source", metavar="folder", type=Path)
+    add.add_argument("--task", required=True)
+    add.add_argument("--like", required=True, help="task to begin as")
+    merge = actions.add_parser("merge", help="write a backbone with the (shared LoRA) weights added to its own")
+    merge.add_argument("source", metavar="folder", type=Path)
+    published = actions.add_parser("import", help="read a checkpoint of the published code")
+    published.add_argument("source", metavar="checkpoint", type=Path)
+    published.add_argument("--backbone", required=True, help="folder or hub name of the plain backbone")
+    for action in (export, add, merge, published):
+        action.add_argument("out", type=Path, help="folder to write")
+    options = parser.parse_args(args)
+    from vl_peft import tools as run
+
+    run.ADAPTERS[options.action](options)
+
+
+TOOLS: dict[str, Callable[[list[str]], None]] = {"plan": plan, "params": params, "data": data, "adapters": adapters}
 
 
 def _hush() -> None:

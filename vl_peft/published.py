@@ -15,19 +15,9 @@ from torch import Tensor
 
 from vl_peft.backbones.base import Backbone
 from vl_peft.backbones.vl_bart import VLBart
+from vl_peft.checkpoint import build, save_adapters
 from vl_peft.errors import ConfigError, DataError
-from vl_peft.tuning import (
-    Adapter,
-    Combined,
-    Compacter,
-    Hyperformer,
-    LoRA,
-    LowRankAdapter,
-    PromptTuning,
-    Sharing,
-    Tuning,
-    VisualEmbeddingOnly,
-)
+from vl_peft.tuning import Sharing
 
 _VISUAL = {"feature": "feat_embedding", "box": "absolute_vis_pos_embedding", "image": "img_order_embedding"}
 _SITES = {  # where an adapter's controller stands, by stack and Linear
@@ -166,88 +156,138 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
 
 
-def infer_tuning(state: Mapping[str, Tensor]) -> tuple[Tuning, tuple[str, ...]]:
-    """The strategy whose parameters a published state dict holds, and its tasks.
+def import_published(state: Mapping[str, Tensor], plain: str, out: Path) -> Path:
+    """Write a published state dict as a backbone folder ``out/backbone`` and, if it has any, adapters in ``out``.
 
-    LoRA's alpha cannot be seen in a state dict: the published 32 is taken. What of the backbone trained cannot be seen
-    either; the strategies' own defaults are taken.
+    The backbone holds everything that is not the strategy's own: language model, extra token rows, visual embedding.
+
+    Args:
+        state: see :func:`read_published`.
+        plain: folder or hub name of the backbone it began from, for shape and tokenizer.
+        out: folder to write.
+
+    Raises:
+        ConfigError: if the state dict does not fit that backbone.
     """
-    tasks = tuple(dict.fromkeys(m[1] for name in state if (m := re.search(r"\.(?:adapters|prompts|task_to_embeddings|lora_As)\.(\w+)", name))))
-    strategies = [s for s in (_bottleneck(state), _hyperformer(state), _lora(state), _prompts(state)) if s is not None]
-    if not strategies:
-        return VisualEmbeddingOnly(), ("any",)
-    return (strategies[0] if len(strategies) == 1 else Combined(strategies)), tasks
+    kind = "VLBart" if any(name.startswith("model.encoder.") for name in state) else "VLT5"
+    features = next(
+        (t.shape[1] for n, t in state.items() if n.endswith("visual_embedding.feat_embedding.0.weight")), None
+    )
+    if features is None:
+        raise ConfigError("The checkpoint has no visual embedding: it is not of VL-T5, VL-BART or VL-Adapter.")
+    backbone = {"class_path": f"vl_peft.backbones.{kind}", "init_args": {"pretrained": plain, "feature_dim": features}}
+    tuning, tasks = infer_tuning(state)
+    model = build({"backbone": backbone, "tuning": tuning, "tasks": tasks}, random_init=True)
+    load_published(model, state)
+    folder = out / "backbone"
+    own = {n: p.data.clone() for n, p in model.named_parameters() if ".delta." in n or n.startswith("added.")}
+    model.save_untuned(folder)
+    if own:
+        backbone["init_args"]["pretrained"] = str(folder)
+        save_adapters({"backbone": backbone, "tuning": tuning, "tasks": list(tasks)}, own, out)
+    return out
+
+
+def infer_tuning(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The strategy whose parameters a published state dict holds, as in a configuration, and its tasks.
+
+    LoRA's alpha cannot be seen in a state dict: the published 32 is taken. Nor can what of the backbone trained: it is
+    taken to be frozen.
+    """
+    places = r"\.(?:adapters|prompts|task_to_embeddings|lora_As)\.(\w+)"
+    tasks = tuple(dict.fromkeys(found[1] for name in state if (found := re.search(places, name))))
+    found = [d for d in (_bottleneck(state), _hyperformer(state), _lora(state), _prompts(state)) if d is not None]
+    frozen = {"layer_norms": False, "visual_embedding": False}
+    described = [
+        {"class_path": f"vl_peft.tuning.{kind}", "init_args": {**options, **frozen}} for kind, options in found
+    ]
+    if len(described) == 1:
+        return described[0], tasks
+    if described:
+        return {"class_path": "vl_peft.tuning.Combined", "init_args": {"strategies": described}}, tasks
+    return {"class_path": "vl_peft.tuning.VisualEmbeddingOnly", "init_args": frozen}, ("any",)
+
+
+Described = tuple[str, dict[str, Any]] | None  # class name and arguments
+
+
+def _shared(state: Mapping[str, Tensor], pattern: str) -> bool:
+    """Whether all tasks have equal tensors under the names that match a pattern with one group: the task."""
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in state.items():
+        if found := re.fullmatch(pattern, name):
+            groups.setdefault(name[: found.start(1)] + name[found.end(1) :], []).append(tensor)
+    return all(torch.equal(group[0], tensor) for group in groups.values() for tensor in group)
 
 
 def _sharing(state: Mapping[str, Tensor], down: str, up: str) -> Sharing:
-    """Which of two parts all tasks share, given patterns of the tensors' names with ``(task)``."""
-
-    def shared(pattern: str) -> bool:
-        groups: dict[str, list[Tensor]] = {}
-        for name, tensor in state.items():
-            if found := re.fullmatch(pattern, name):
-                groups.setdefault(name[: found.start(1)] + name[found.end(1) :], []).append(tensor)
-        return all(torch.equal(group[0], tensor) for group in groups.values() for tensor in group)
-
-    kinds: dict[tuple[bool, bool], Sharing] = {(True, True): "single", (True, False): "shared_down", (False, True): "shared_up"}
-    return kinds.get((shared(down), shared(up)), "multiple")
+    kinds: dict[tuple[bool, bool], Sharing] = {
+        (True, True): "single",
+        (True, False): "shared_down",
+        (False, True): "shared_up",
+    }
+    return kinds.get((_shared(state, down), _shared(state, up)), "multiple")
 
 
-def _bottleneck(state: Mapping[str, Tensor]) -> Tuning | None:
+def _bottleneck(state: Mapping[str, Tensor]) -> Described:
     halves = [name for name in state if ".down_sampler." in name]
     if not halves:
         return None
     first = halves[0].rpartition(".")[0]
-    bias = state.get(f"{first}.bias", state.get(f"{first}.b"))
-    up = state.get(f"{first.replace('.down_', '.up_')}.bias", state.get(f"{first.replace('.down_', '.up_')}.b"))
-    assert bias is not None and up is not None
-    rule = r"(?!phm_rule)\w+"
+    bias = {half: first.replace(".down_", f".{half}_") + ".b" for half in ("down", "up")}
+    sizes = {half: len(state[name] if name in state else state[f"{name}ias"]) for half, name in bias.items()}
+    pattern = r".*\.adapters\.(\w+)\.{}_sampler\.{}"
+    own = r"(?!phm_rule)\w+"
+    sharing = _sharing(state, pattern.format("down", own), pattern.format("up", own))
     options: dict[str, Any] = {
-        "reduction_factor": len(up) // len(bias),
-        "sharing": _sharing(state, rf".*\.adapters\.(\w+)\.down_sampler\.{rule}", rf".*\.adapters\.(\w+)\.up_sampler\.{rule}"),
-        "blocks": ("self", "cross", "ff") if any(".enc_attn_adapter." in n for n in halves) else ("self", "ff"),
+        "reduction_factor": sizes["up"] // sizes["down"],
+        "sharing": sharing,
+        "blocks": ["self", "cross", "ff"] if any(".enc_attn_adapter." in n for n in halves) else ["self", "ff"],
         "norm_before": any(".pre_layer_norm." in name for name in state),
         "norm_after": any(".post_layer_norm." in name for name in state),
     }
-    rules = {name: tensor for name, tensor in state.items() if name.endswith("_sampler.phm_rule")}
     left = state.get(f"{first}.W_left")
+    rules = [tensor for name, tensor in state.items() if name.endswith("_sampler.phm_rule")]
     if rules:
-        values = list(rules.values())
-        over_tasks = _sharing(state, r".*\.adapters\.(\w+)\.down_sampler\.phm_rule", r".*\.adapters\.(\w+)\.up_sampler\.phm_rule")
-        one = all(torch.equal(values[0], v) for v in values)
-        kind = "model" if one else "tasks" if over_tasks == "single" and options["sharing"] != "single" else "own"
-        return Compacter(division=len(values[0]), rank=None if left is None else left.shape[-1], rule=kind, **options)  # type: ignore[arg-type]
-    return Adapter(**options) if left is None else LowRankAdapter(rank=left.shape[-1], **options)
+        over_tasks = sharing != "single" and _shared(state, pattern.format(r"\w+", "phm_rule"))
+        rule = "model" if all(torch.equal(rules[0], r) for r in rules) else "tasks" if over_tasks else "own"
+        rank = None if left is None else left.shape[-1]
+        return "Compacter", {"division": len(rules[0]), "rank": rank, "rule": rule, **options}
+    return ("Adapter", options) if left is None else ("LowRankAdapter", {"rank": left.shape[-1], **options})
 
 
-def _hyperformer(state: Mapping[str, Tensor]) -> Tuning | None:
+def _hyperformer(state: Mapping[str, Tensor]) -> Described:
     network = {n.partition("encoder.adapter_layers_hyper_net.")[2]: t for n, t in state.items()}
     if "LayerNorm.weight" not in network:
         return None
     efficient = "adapters_block_type.weight" in network
     half = "" if efficient else "feed_forward_"
     sizes = [len(network[f"{half}{way}_sampler_hyper_net.bias_generator.0.bias"]) for way in ("up", "down")]
-    return Hyperformer(
-        reduction_factor=sizes[0] // sizes[1],
-        efficient=efficient,
-        projected_dim=len(network["LayerNorm.weight"]),
-        embedding_dim=network["layer_id_embeddings.weight"].shape[1],
-        hidden_dim=len(network["task_hypernet.task_embeding_generator.0.bias"]),
-    )
+    return "Hyperformer", {
+        "reduction_factor": sizes[0] // sizes[1],
+        "efficient": efficient,
+        "projected_dim": len(network["LayerNorm.weight"]),
+        "embedding_dim": network["layer_id_embeddings.weight"].shape[1],
+        "hidden_dim": len(network["task_hypernet.task_embeding_generator.0.bias"]),
+    }
 
 
-def _lora(state: Mapping[str, Tensor]) -> Tuning | None:
+def _lora(state: Mapping[str, Tensor]) -> Described:
     ranks = [len(tensor) for name, tensor in state.items() if ".lora_As." in name]
     if not ranks:
         return None
-    return LoRA(rank=ranks[0], sharing=_sharing(state, r".*\.lora_As\.(\w+)", r".*\.lora_Bs\.(\w+)"))
+    sharing = _sharing(state, r".*\.lora_As\.(\w+)", r".*\.lora_Bs\.(\w+)")
+    return "LoRA", {"rank": ranks[0], "sharing": sharing, "biases": False}
 
 
-def _prompts(state: Mapping[str, Tensor]) -> Tuning | None:
-    tables = {n: t for n, t in state.items() if n.endswith("prefix_embedding.0.weight")}
+def _prompts(state: Mapping[str, Tensor]) -> Described:
+    tables = {n: len(t) for n, t in state.items() if n.endswith("prefix_embedding.0.weight")}
     if not tables:
         return None
-    lengths = {stack: next((len(t) for n, t in tables.items() if f"{stack}.prompt_modules" in n), 0) for stack in ("encoder", "decoder")}
-    hidden = next(len(t) for n, t in state.items() if n.endswith("prefix_embedding.1.bias"))
-    parts = _sharing(state, r".*\.prompts\.(\w+)\.prefix_embedding.*", r".*\.prompts\.(\w+)\.prefix_embedding.*")
-    return PromptTuning(lengths["encoder"], lengths["decoder"], hidden, "single" if parts == "single" else "multiple")
+    lengths = {s: next((t for n, t in tables.items() if f"{s}.prompt_modules" in n), 0) for s in ("encoder", "decoder")}
+    return "PromptTuning", {
+        "length": lengths["encoder"],
+        "decoder_length": lengths["decoder"],
+        "hidden_dim": next(len(t) for n, t in state.items() if n.endswith("prefix_embedding.1.bias")),
+        "sharing": "single" if _shared(state, r".*\.prompts\.(\w+)\.prefix_embedding.*") else "multiple",
+    }

@@ -1,4 +1,4 @@
-"""What ``vl-peft data`` does: write the demo corpus, extract features."""
+"""What the commands around training do: the demo corpus, features, counting parameters, adapters as files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from jsonargparse import Namespace
 from rich.console import Console
+from rich.table import Table
 
 from datamodules.demo.corpus import write_corpus
+from vl_peft.backbones.base import Backbone
+from vl_peft.checkpoint import (
+    add_task,
+    build,
+    export_adapters,
+    listing,
+    load_adapters,
+    merge,
+    read_adapters,
+    save_adapters,
+    task_names,
+)
 from vl_peft.errors import DataError
 from vl_peft.features.encoders import VisionEncoder, load_encoder
 from vl_peft.features.extract import ExtractReport, extract_images, extract_videos
+from vl_peft.published import import_published, read_published
+from vl_peft.tuning.base import trainable
 
 IMAGE_SUFFIXES, VIDEO_SUFFIXES = (".jpg", ".jpeg", ".png"), (".mp4", ".mkv", ".webm", ".avi")
 
@@ -65,3 +82,58 @@ def _extract_folder(source: Path, out: Path, encoder: VisionEncoder, kind: str, 
     if report.failed:
         listed = "\n".join(f"  {key}: {reason}" for key, reason in list(report.failed.items())[:10])
         raise DataError(source, f"{len(report.failed)} {kind} could not be read:\n{listed}", remedy="Replace them.")
+
+
+def build_meta(config: Namespace, feature_dim: int) -> Backbone:
+    """The tuned backbone of a parsed configuration on the meta device: shapes without values."""
+    model, data = config.model.as_dict(), config.data.as_dict()
+    changes = {"random_init": True, "feature_dim": feature_dim}
+    with torch.device("meta"):
+        return build({**model, "tasks": task_names(data)}, **changes)
+
+
+def _show(folder: Path) -> None:
+    description, tensors = read_adapters(folder)
+    title = " with ".join(str(description[part]["class_path"]).rpartition(".")[2] for part in ("backbone", "tuning"))
+    table = Table("part", title=f"{folder}: {title}", caption=f"tasks: {', '.join(description['tasks'])}")
+    for heading in ("tensors", "parameters"):
+        table.add_column(heading, justify="right")
+    rows = listing(tensors, description["tasks"])
+    for group, count, size in [*rows, ("all", sum(r[1] for r in rows), sum(r[2] for r in rows))]:
+        table.add_row(group, f"{count:,}", f"{size:,}")
+    Console().print(table)
+
+
+def _export(options: argparse.Namespace) -> None:
+    _show(export_adapters(options.source, options.out, options.ckpt))
+
+
+def _add(options: argparse.Namespace) -> None:
+    backbone, (description, _) = load_adapters(options.source), read_adapters(options.source)
+    trained = set(trainable(backbone))
+    add_task(backbone, options.task, options.like)
+    kept = {name: p.data for name, p in backbone.named_parameters() if name in trained or p.requires_grad}
+    _show(save_adapters({**description, "tasks": list(backbone.route.tasks)}, kept, options.out))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    backbone = load_adapters(options.source)
+    count = merge(backbone)
+    backbone.save_pretrained(options.out)
+    Console().print(f"{count} corrections merged; backbone written to {options.out}", soft_wrap=True)
+
+
+def _import(options: argparse.Namespace) -> None:
+    out = import_published(read_published(options.source), options.backbone, options.out)
+    Console().print(f"backbone written to {out / 'backbone'}", soft_wrap=True)
+    if (out / "adapter_config.json").exists():
+        _show(out)
+
+
+ADAPTERS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "export": _export,
+    "inspect": lambda options: _show(options.source),
+    "add": _add,
+    "merge": _merge,
+    "import": _import,
+}

@@ -9,7 +9,7 @@ import pytest
 from transformers import BartConfig, PretrainedConfig, T5Config
 
 from vl_peft import tuning as strategies
-from vl_peft.backbones import Backbone, VLBart, VLT5
+from vl_peft.backbones import VLT5, Backbone, VLBart
 from vl_peft.batch import Task
 from vl_peft.module import VLModule
 from vl_peft.tuning import Combined, Sharing, Tuning

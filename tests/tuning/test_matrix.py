@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vl_peft import tuning
-from vl_peft.backbones import Backbone, VLBart, VLT5
+from vl_peft.backbones import VLT5, Backbone, VLBart
 from vl_peft.batch import Batch, Generation
 from vl_peft.errors import ConfigError
 from vl_peft.tuning import Tuning
@@ -32,13 +32,13 @@ STRATEGIES: dict[str, Callable[[], Tuning]] = {
     "low_rank": lambda: tuning.LowRankAdapter(rank=2, sharing="multiple"),
     "hyperformer": lambda: tuning.Hyperformer(embedding_dim=6, hidden_dim=5),
     "hyperformer_efficient": lambda: tuning.Hyperformer(efficient=True, embedding_dim=6, hidden_dim=5),
-    "lora": lambda: tuning.LoRA(rank=2, dropout=0.0),
-    "loras": lambda: tuning.LoRA(rank=2, dropout=0.0, sharing="multiple", roles=["q", "k", "v", "in", "out"]),
+    "lora": lambda: tuning.LoRA(rank=2, alpha=2, dropout=0.0),
+    "loras": lambda: tuning.LoRA(rank=2, alpha=2, dropout=0.0, sharing="multiple", roles=["q", "k", "v", "in", "out"]),
     "prompt": lambda: tuning.PromptTuning(3, hidden_dim=5),
     "prompts": lambda: tuning.PromptTuning(3, 2, hidden_dim=5, sharing="multiple"),
     "head": lambda: tuning.LMHeadAdapter(sharing="multiple"),
     "combined": lambda: tuning.Combined(
-        [tuning.Adapter(sharing="multiple"), tuning.PromptTuning(3, 2, 5, "multiple"), tuning.LoRA(2, dropout=0.0)]
+        [tuning.Adapter(sharing="multiple"), tuning.PromptTuning(3, 2, 5, "multiple"), tuning.LoRA(2, 2, dropout=0.0)]
     ),
 }
 PER_TASK = ["adapters", "half_shared", "compacter", "low_rank", "hyperformer", "loras", "prompts", "head", "combined"]
@@ -76,7 +76,17 @@ def mixed(batches: list[Batch], order: list[tuple[int, int]]) -> Batch:
     def join(name: str) -> Tensor:
         return torch.stack([getattr(batches[i], name)[row] for i, row in order])
 
-    names = ("input_ids", "attention_mask", "visual", "visual_mask", "image_index", "object_index", "boxes", "labels", "weights")
+    names = (
+        "input_ids",
+        "attention_mask",
+        "visual",
+        "visual_mask",
+        "image_index",
+        "object_index",
+        "boxes",
+        "labels",
+        "weights",
+    )
     return replace(
         batches[0],
         task="a+b+c",

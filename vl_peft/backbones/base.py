@@ -33,6 +33,7 @@ class Backbone(nn.Module, ABC):
             this package. A folder with ``visual.safetensors`` brings a trained visual embedding too.
         feature_dim: size F of the visual features; ``None`` takes that of ``visual.safetensors``. The command line
             sets it from the data.
+        visual_pretrained: use that visual embedding; without it a new one is drawn.
         random_init: take only the shape and the tokenizer from ``pretrained``, not the weights.
         gradient_checkpointing: recompute layers in the backward pass to save memory.
         attention: ``sdpa`` is the fastest nearly everywhere; in bf16 on a CPU ``eager`` is.
@@ -49,6 +50,7 @@ class Backbone(nn.Module, ABC):
         pretrained: str = "demo",
         feature_dim: int | None = None,
         random_init: bool = False,
+        visual_pretrained: bool = True,
         gradient_checkpointing: bool = False,
         attention: Literal["sdpa", "eager"] = "sdpa",
     ) -> None:
@@ -62,7 +64,7 @@ class Backbone(nn.Module, ABC):
             # The new rows begin as the others did; mean_resizing would draw them from the rows' covariance.
             self.lm.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
         visual = Path(pretrained_folder(pretrained)) / VISUAL_FILE
-        weights = load_file(visual) if visual.is_file() and not random_init else None
+        weights = load_file(visual) if visual.is_file() and visual_pretrained and not random_init else None
         self.visual_embedding = self._visual_embedding(pretrained, feature_dim, weights)
         if gradient_checkpointing:
             self.lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -212,6 +214,15 @@ class Backbone(nn.Module, ABC):
         self.lm.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
         save_file(self.visual_embedding.state_dict(), folder / VISUAL_FILE)
+
+    def save_untuned(self, folder: Path) -> None:
+        """As :meth:`save_pretrained`, without what a tuning strategy added to the sites."""
+        deltas = [(site, site.linear) for site in (*self.sites(), self.head()) if isinstance(site.linear, TunedLinear)]
+        for site, tuned in deltas:
+            setattr(site.owner, site.name, tuned.plain())
+        self.save_pretrained(folder)
+        for site, tuned in deltas:
+            setattr(site.owner, site.name, tuned)
 
     def _shift_right(self, labels: Tensor) -> Tensor:
         config: PretrainedConfig = self.lm.config

@@ -90,6 +90,12 @@ class TunedLinear(nn.Linear):
         tuned.delta = delta
         return tuned.train(linear.training)
 
+    def plain(self) -> nn.Linear:
+        """The same Linear (the same parameter objects) without the delta."""
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        linear.weight, linear.bias = self.weight, self.bias
+        return linear.train(self.training)
+
     def forward(self, x: Tensor) -> Tensor:
         """``delta(x, W x + b)``: x ``[..., in]`` to ``[..., out]``."""
         out: Tensor = self.delta(x, functional.linear(x, self.weight, self.bias))

@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2022): a low-rank correction beside a Linear.
 
-    x ─┬─► W x + b ──────────────────┬─► y'        y' = W x + b + (alpha / r) B A dropout(x)
-       └─► dropout ─► A d -> r ─► B ─┘
+x ─┬─► W x + b ──────────────────┬─► y'        y' = W x + b + (alpha / r) B A dropout(x)
+└─► dropout ─► A d -> r ─► B ─┘
 """
 
 from __future__ import annotations

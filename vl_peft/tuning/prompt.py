@@ -1,6 +1,6 @@
 """Prompt-tuning (Lester et al. 2021; VL-Adapter, section 3.2): trained vectors before the text.
 
-    table [P, d] ─► Linear d -> h ─► tanh ─► Linear h -> d ─► prompt [P, d]
+table [P, d] ─► Linear d -> h ─► tanh ─► Linear h -> d ─► prompt [P, d]
 """
 
 from __future__ import annotations
