@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +24,7 @@ from vl_peft.backbones.base import Backbone
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.tuning.base import PerTask, TunedLinear, Tuning, trainable
 from vl_peft.tuning.hyperformer import HyperNetwork
+from vl_peft.tuning.lora import LoRADelta
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -93,10 +93,10 @@ def save_adapters(description: Mapping[str, Any], tensors: Mapping[str, Tensor],
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / f"{WEIGHTS}.tmp"
     save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
-    os.replace(temporary, out / WEIGHTS)
+    temporary.replace(out / WEIGHTS)
     temporary = out / f"{CONFIG}.tmp"
     temporary.write_text(json.dumps({"format": 1, **description}, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, out / CONFIG)
+    temporary.replace(out / CONFIG)
     return out
 
 
@@ -191,14 +191,19 @@ def merge(backbone: Backbone) -> int:
         ConfigError: if the strategy has others.
     """
     sites = [site for site in (*backbone.sites(), backbone.head()) if isinstance(site.linear, TunedLinear)]
-    weights = [getattr(site.linear.delta, "weight", lambda: None)() for site in sites]
-    if not sites or any(weight is None for weight in weights) or len(backbone.added):
+    weights = [_merged(site.linear) for site in sites]
+    if not sites or len(backbone.added) or any(weight is None for weight in weights):
         raise ConfigError("Only LoRA with sharing: single can be merged into the backbone's weights.")
     for site, weight in zip(sites, weights, strict=True):
-        linear = site.linear.plain()
-        linear.weight.data += weight.detach()
+        linear = site.linear.plain()  # type: ignore[operator]
+        linear.weight.data += weight
         setattr(site.owner, site.name, linear)
     return len(sites)
+
+
+def _merged(tuned: nn.Linear) -> Tensor | None:
+    delta = tuned.delta
+    return delta.merged() if isinstance(delta, LoRADelta) else None
 
 
 def listing(tensors: Mapping[str, Tensor], tasks: Sequence[str]) -> list[tuple[str, int, int]]:

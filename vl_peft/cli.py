@@ -37,7 +37,8 @@ fit, validate, test, predict, plan and params take --config FILE, which may be r
 """
 
 # Without these an unknown option would print all two hundred known ones; --help still does.
-USAGES = {c: {"usage": f"vl-peft {c} --config FILE [options]"} for c in ("fit", "validate", "test", "predict")}
+USAGE_OF = "vl-peft {} --config FILE [options]"
+USAGES = {c: {"usage": USAGE_OF.format(c)} for c in ("fit", "validate", "test", "predict")}
 
 
 class VLCLI(LightningCLI):
@@ -88,9 +89,7 @@ def _lightning(args: list[str], cli: type[VLCLI] = VLCLI, run: bool = True, name
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=42,
-        parser_kwargs=USAGES
-        if run
-        else {"prog": f"vl-peft {name}", "usage": f"vl-peft {name} --config FILE [options]"},
+        parser_kwargs=USAGES if run else {"prog": f"vl-peft {name}", "usage": USAGE_OF.format(name)},
         args=args,
         run=run,
     )

@@ -58,7 +58,8 @@ def published_names(name: str, tasks: Sequence[str], bart: bool) -> list[str]:
         ours, _, rest = name.partition(".")
         return [f"model.encoder.{'embed_positions' if ours == 'text_positions' else 'layernorm_embedding'}.{rest}"]
     if found := _DELTA.fullmatch(name):
-        return _delta_names(*found.groups(), tasks)  # type: ignore[arg-type]
+        layer, stack, linear, part = found.groups()
+        return _delta_names(layer, stack, linear, part, tasks)
     if name == f"{prefix}shared.weight":
         return [name, f"{prefix}encoder.visual_embedding.obj_order_embedding.weight"]
     if found := re.fullmatch(r"visual_embedding\.(\w+)\.(.+)", name):
@@ -146,7 +147,8 @@ def load_published(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
             left.pop(name, None)
     if missing or left:
         raise ConfigError(
-            f"The checkpoint is of another configuration. Missing there: {_listed(missing)}. Unknown here: {_listed(left)}."
+            f"The checkpoint is of another configuration. Missing there: {_listed(missing)}. "
+            f"Unknown here: {_listed(left)}."
         )
     backbone.load_state_dict(new)
 
@@ -170,12 +172,11 @@ def import_published(state: Mapping[str, Tensor], plain: str, out: Path) -> Path
         ConfigError: if the state dict does not fit that backbone.
     """
     kind = "VLBart" if any(name.startswith("model.encoder.") for name in state) else "VLT5"
-    features = next(
-        (t.shape[1] for n, t in state.items() if n.endswith("visual_embedding.feat_embedding.0.weight")), None
-    )
-    if features is None:
+    projection = next((t for n, t in state.items() if n.endswith("visual_embedding.feat_embedding.0.weight")), None)
+    if projection is None:
         raise ConfigError("The checkpoint has no visual embedding: it is not of VL-T5, VL-BART or VL-Adapter.")
-    backbone = {"class_path": f"vl_peft.backbones.{kind}", "init_args": {"pretrained": plain, "feature_dim": features}}
+    arguments: dict[str, Any] = {"pretrained": plain, "feature_dim": projection.shape[1]}
+    backbone = {"class_path": f"vl_peft.backbones.{kind}", "init_args": arguments}
     tuning, tasks = infer_tuning(state)
     model = build({"backbone": backbone, "tuning": tuning, "tasks": tasks}, random_init=True)
     load_published(model, state)
@@ -183,7 +184,7 @@ def import_published(state: Mapping[str, Tensor], plain: str, out: Path) -> Path
     own = {n: p.data.clone() for n, p in model.named_parameters() if ".delta." in n or n.startswith("added.")}
     model.save_untuned(folder)
     if own:
-        backbone["init_args"]["pretrained"] = str(folder)
+        arguments["pretrained"] = str(folder)
         save_adapters({"backbone": backbone, "tuning": tuning, "tasks": list(tasks)}, own, out)
     return out
 
@@ -195,7 +196,7 @@ def infer_tuning(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tuple[str
     taken to be frozen.
     """
     places = r"\.(?:adapters|prompts|task_to_embeddings|lora_As)\.(\w+)"
-    tasks = tuple(dict.fromkeys(found[1] for name in state if (found := re.search(places, name))))
+    tasks = tuple(dict.fromkeys(match[1] for name in state if (match := re.search(places, name))))
     found = [d for d in (_bottleneck(state), _hyperformer(state), _lora(state), _prompts(state)) if d is not None]
     frozen = {"layer_norms": False, "visual_embedding": False}
     described = [

@@ -1,7 +1,7 @@
 """Parity with the published code: the same parameters and inputs give the outputs that it gave.
 
-Every ``*.json`` with its ``*.safetensors`` in the folder ``VL_PEFT_GOLDEN`` (default: ``../shared/reference/golden``) is
-a case; the model is built from the json's configuration.
+Every ``*.json`` with its ``*.safetensors`` in the folder ``VL_PEFT_GOLDEN`` (default: ``../shared/reference/golden``)
+is a case; the model is built from the json's configuration.
 """
 
 from __future__ import annotations

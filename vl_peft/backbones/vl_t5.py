@@ -18,7 +18,7 @@ ComputeBias = Callable[..., Tensor]
 
 
 def text_bias(backbone: VLT5, compute: ComputeBias, query_length: int, key_length: int, **more: object) -> Tensor:
-    """Relative position bias ``[1, heads, S, S]`` of the joint sequence: T5's among text tokens, 0 to and from vision."""
+    """Relative position bias ``[1, heads, S, S]`` of text and vision: T5's among text tokens, 0 to and from vision."""
     length = min(backbone.text_length, query_length)
     return functional.pad(compute(length, length, **more), (0, key_length - length, 0, query_length - length))
 

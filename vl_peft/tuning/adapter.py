@@ -48,7 +48,8 @@ class AdapterDelta(nn.Module):
         """The Linear's output y ``[B, S, d]`` with the adapter's correction; its input x is not used."""
         hidden = y if self.before is None else self.before(y)
         hidden = self.up(self.activation(self.down(hidden)))
-        return y + (hidden if self.after is None else self.after(hidden))
+        out: Tensor = y + (hidden if self.after is None else self.after(hidden))
+        return out
 
 
 class BottleneckTuning(Tuning):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vl_peft.errors import ConfigError
@@ -47,7 +48,8 @@ class LoRADelta(nn.Module):
         out: Tensor = y + self.scale * self.up(self.down(self.dropout(x)))
         return out
 
-    def weight(self) -> Tensor | None:
+    @torch.no_grad()
+    def merged(self) -> Tensor | None:
         """What may be added to the Linear's weight in place of the correction, ``[out, in]``; if tasks share all."""
         if not (self.down.shared and self.up.shared):
             return None
