@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vl_peft.backbones.base import Backbone
 from vl_peft.batch import Batch, Task
+from vl_peft.checkpoint import load_adapters
 from vl_peft.collate import uniform
 from vl_peft.errors import ConfigError
 from vl_peft.metrics import SentenceMetric
@@ -42,6 +44,7 @@ class VLModule(LightningModule):
             code does by accident.
         betas: of AdamW.
         eps: of AdamW.
+        adapters: folder of exported adapters to begin with (``vl-peft adapters export``).
         warmup: share of all steps in which the learning rate rises linearly from 0; then it falls linearly to 0.
     """
 
@@ -56,6 +59,7 @@ class VLModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         warmup: float = 0.1,
+        adapters: Path | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
@@ -66,6 +70,8 @@ class VLModule(LightningModule):
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
         tuning.attach(backbone, list(tasks))
+        if adapters is not None:
+            load_adapters(adapters, backbone)
 
     # -- training ---------------------------------------------------------------------------------------------------
 
