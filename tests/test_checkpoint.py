@@ -160,7 +160,7 @@ def test_others_cannot_be_merged(trained: Any, strategy: str) -> None:
     ("other", "kind", "tasks", "message"),
     [
         ("adapters", "VLT5", TASKS, r"belongs to VLBart \(.*\) with Adapter: 'lm\.decoder.* is nothing of that name"),
-        ("adapter", "VLBart", TASKS, r"with Adapter: .*before\.bias. is .* there and nothing of that name that trains here"),
+        ("adapter", "VLBart", TASKS, r"with Adapter: .*before\.bias' is .* there and nothing of that name that trains"),
         ("adapters", "VLBart", ["a", "d"], "has no task 'd', only a, b, c"),
     ],
 )
