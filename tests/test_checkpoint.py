@@ -53,9 +53,7 @@ def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         shape = request.getfixturevalue(fixture)(tmp_path_factory.mktemp(f"{kind}-shape"))
         description = {"class_path": f"vl_peft.backbones.{kind}", "init_args": {"pretrained": str(shape)}}
         tuning = {"class_path": "vl_peft.tuning.FullFineTuning"}
-        backbone = build(
-            {"backbone": description, "tuning": tuning, "tasks": ["any"]}, random_init=True, feature_dim=8
-        )
+        backbone = build({"backbone": description, "tuning": tuning, "tasks": ["any"]}, random_init=True, feature_dim=8)
         request.getfixturevalue("redraw")(backbone)
         folders[kind] = tmp_path_factory.mktemp(kind)
         backbone.save_pretrained(folders[kind])
@@ -164,9 +162,7 @@ def test_others_cannot_be_merged(trained: Any, strategy: str) -> None:
         ("adapters", "VLBart", ["a", "d"], "has no task 'd', only a, b, c"),
     ],
 )
-def test_another_model(
-    trained: Any, describe: Describe, other: str, kind: str, tasks: list[str], message: str
-) -> None:
+def test_another_model(trained: Any, describe: Describe, other: str, kind: str, tasks: list[str], message: str) -> None:
     _, folder = trained("adapters")
     with pytest.raises(ConfigError, match=message):
         load_adapters(folder, build(describe(other, kind, tasks)))

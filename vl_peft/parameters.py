@@ -9,6 +9,7 @@ from rich.table import Table
 from torch import nn
 
 from vl_peft.backbones.base import Backbone
+from vl_peft.tuning.library import LibraryLinear
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def count_parts(backbone: Backbone) -> list[Part]:
         return Part(name, sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad))
 
     added = [module for name, module in backbone.named_modules() if name.endswith(".delta") or name == "added"]
+    added += [p for m in backbone.modules() if isinstance(m, LibraryLinear) for p in [nn.ParameterList(m.own())]]
     parts = [
         count("token embedding", [backbone.lm.get_input_embeddings()]),
         count("layer norms", backbone.language_norms()),

@@ -36,12 +36,32 @@ STRATEGIES: dict[str, Callable[[], Tuning]] = {
     "loras": lambda: tuning.LoRA(rank=2, alpha=2, dropout=0.0, sharing="multiple", roles=["q", "k", "v", "in", "out"]),
     "prompt": lambda: tuning.PromptTuning(3, hidden_dim=5),
     "prompts": lambda: tuning.PromptTuning(3, 2, hidden_dim=5, sharing="multiple"),
+    "ladder": lambda: tuning.LadderSideTuning(4, heads=2, dropout=0.0),
+    "ladders": lambda: tuning.LadderSideTuning(4, heads=2, dropout=0.0, sharing="multiple"),
+    "ia3": lambda: tuning.LibraryTuning(roles=["k", "v"]),
+    "ia3s": lambda: tuning.LibraryTuning("peft.IA3Config", sharing="multiple"),
+    "dora": lambda: tuning.LibraryTuning("LoraConfig", {"use_dora": True, "r": 2}, sharing="multiple"),
+    "loha": lambda: tuning.LibraryTuning("LoHaConfig", {"r": 2}, roles=["out"], sharing="multiple"),
+    "vera": lambda: tuning.LibraryTuning("VeraConfig", {"r": 4}),
     "head": lambda: tuning.LMHeadAdapter(sharing="multiple"),
     "combined": lambda: tuning.Combined(
         [tuning.Adapter(sharing="multiple"), tuning.PromptTuning(3, 2, 5, "multiple"), tuning.LoRA(2, 2, dropout=0.0)]
     ),
 }
-PER_TASK = ["adapters", "half_shared", "compacter", "low_rank", "hyperformer", "loras", "prompts", "head", "combined"]
+PER_TASK = [
+    "adapters",
+    "half_shared",
+    "compacter",
+    "low_rank",
+    "hyperformer",
+    "loras",
+    "prompts",
+    "ladders",
+    "ia3s",
+    "dora",
+    "head",
+    "combined",
+]
 MakeModel = Callable[..., Backbone]
 strategies = pytest.mark.parametrize("strategy", STRATEGIES)
 backbones = pytest.mark.parametrize("kind", [VLBart, VLT5])

@@ -70,6 +70,8 @@ class Backbone(nn.Module, ABC):
             self.lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         self.route, self.added, self.text_length = Route(["any"]), nn.ModuleDict(), 0
         self.join_embeddings()
+        self.lm.get_decoder().register_forward_pre_hook(self._split, with_kwargs=True)
+        self.lm.get_decoder().register_forward_hook(self._beside, with_kwargs=True)
         self.train()  # transformers loads for evaluation, and Lightning leaves the mode as it finds it: no dropout
 
     @property
@@ -133,7 +135,12 @@ class Backbone(nn.Module, ABC):
         seen = batch.attention_mask.new_ones(len(batch), self.text_length - batch.input_ids.shape[1])
         mask = torch.cat([seen, batch.attention_mask, batch.visual_mask], dim=1)
         encoder = self.lm.get_encoder()
-        return encoder(inputs_embeds=joint, attention_mask=mask).last_hidden_state, mask
+        if "encoder_side" not in self.added:
+            return encoder(inputs_embeds=joint, attention_mask=mask).last_hidden_state, mask
+        # The side network's states travel beside the encoder's, from here to :meth:`_beside`.
+        out = encoder(inputs_embeds=joint.detach(), attention_mask=mask, output_hidden_states=True)
+        states = torch.stack([joint, *out.hidden_states[1:]], dim=1)
+        return torch.cat([out.last_hidden_state, self.added["encoder_side"](states, mask)], dim=-1), mask
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy of every target token, float32 ``[B, T]``, 0 where there is no label."""
@@ -162,6 +169,23 @@ class Backbone(nn.Module, ABC):
         hidden: Tensor = out.last_hidden_state
         return hidden
 
+    def _split(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before the decoder: give it its part of the encoder's states and keep the side network's."""
+        states = kwargs.get("encoder_hidden_states")
+        if "decoder_side" not in self.added or states is None:
+            return None
+        self._side = states[..., self.dim :], kwargs["encoder_attention_mask"]
+        return args, {**kwargs, "encoder_hidden_states": states[..., : self.dim], "output_hidden_states": True}
+
+    def _beside(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """After the decoder: add what the side network has to say."""
+        if "decoder_side" in self.added and kwargs.get("encoder_hidden_states") is not None:
+            memory, mask = self._side
+            states = torch.stack(out.hidden_states, dim=1)
+            side = self.added["decoder_side"](states, mask, memory)
+            out.last_hidden_state = out.last_hidden_state + self.added["side_up"](side)
+        return out
+
     def _decoder_prompt(self, like: Tensor) -> EncoderDecoderCache | None:
         """Keys and values that the decoder's prompt leaves for the tokens after it, for as many rows as ``like``."""
         if "decoder_prompt" not in self.added:
@@ -189,6 +213,7 @@ class Backbone(nn.Module, ABC):
             bos_token_id=getattr(self.lm.config, "bos_token_id", None),  # T5 has none
             eos_token_id=self.lm.config.eos_token_id,
             pad_token_id=self.lm.config.pad_token_id,
+            use_cache="decoder_side" not in self.added,  # it has no cache of its own
             forced_eos_token_id=self.lm.config.eos_token_id if self.beams_end and generation.num_beams > 1 else None,
         )
         cache = self._decoder_prompt(encoded.repeat_interleave(generation.num_beams, dim=0))

@@ -6,10 +6,29 @@ from vl_peft.tuning.combined import Combined
 from vl_peft.tuning.compacter import Compacter, LowRankAdapter
 from vl_peft.tuning.full import BitFit, FullFineTuning, LayerNormTuning, LMHeadAdapter, VisualEmbeddingOnly
 from vl_peft.tuning.hyperformer import Hyperformer
+from vl_peft.tuning.ladder import LadderSideTuning
+from vl_peft.tuning.library import LibraryTuning
 from vl_peft.tuning.lora import LoRA
 from vl_peft.tuning.prompt import PromptTuning
 
 __all__ = [
-    "Adapter", "BitFit", "Combined", "Compacter", "FullFineTuning", "Hyperformer", "LMHeadAdapter", "LayerNormTuning",
-    "LoRA", "LowRankAdapter", "PerTask", "PromptTuning", "Route", "Sharing", "Site", "Tuning", "VisualEmbeddingOnly",
-]  # fmt: skip
+    "Adapter",
+    "BitFit",
+    "Combined",
+    "Compacter",
+    "FullFineTuning",
+    "Hyperformer",
+    "LMHeadAdapter",
+    "LadderSideTuning",
+    "LayerNormTuning",
+    "LibraryTuning",
+    "LoRA",
+    "LowRankAdapter",
+    "PerTask",
+    "PromptTuning",
+    "Route",
+    "Sharing",
+    "Site",
+    "Tuning",
+    "VisualEmbeddingOnly",
+]

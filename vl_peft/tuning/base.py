@@ -151,6 +151,7 @@ class Tunable(Protocol):
 
     route: Route
     added: nn.ModuleDict
+    lm: nn.Module
 
     @property
     def visual_embedding(self) -> nn.Module: ...
