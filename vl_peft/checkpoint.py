@@ -24,6 +24,7 @@ from vl_peft.backbones.base import Backbone
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.tuning.base import PerTask, TunedLinear, Tuning, trainable
 from vl_peft.tuning.hyperformer import HyperNetwork
+from vl_peft.tuning.library import LibraryLinear
 from vl_peft.tuning.lora import LoRADelta
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -168,6 +169,8 @@ def add_task(backbone: Backbone, task: str, like: str) -> None:
     route = backbone.route
     if task in route.tasks or like not in route.tasks:
         raise ConfigError(f"A new task '{task}' like '{like}': the model has {', '.join(route.tasks)}.")
+    if any(isinstance(module, LibraryLinear) and not module.shared for module in backbone.modules()):
+        raise ConfigError("LibraryTuning takes its tasks when it is built; a task cannot be added to it later.")
     owners: list[nn.ModuleDict | nn.ParameterDict] = []
     for module in backbone.modules():
         if isinstance(module, PerTask) and not module.shared:

@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from strategies import STRATEGIES, TASKS, padded
 from torch import Tensor
 
 from vl_peft import tuning
 from vl_peft.backbones import VLT5, Backbone, VLBart
 from vl_peft.batch import Batch, Generation
 from vl_peft.errors import ConfigError
-from vl_peft.tuning import Tuning
 from vl_peft.tuning.base import trainable
 
-TASKS = ("a", "b", "c")
-STRATEGIES: dict[str, Callable[[], Tuning]] = {
-    "full": tuning.FullFineTuning,
-    "visual": tuning.VisualEmbeddingOnly,
-    "norms": tuning.LayerNormTuning,
-    "bitfit": tuning.BitFit,
-    "adapter": tuning.Adapter,
-    "adapters": lambda: tuning.Adapter(sharing="multiple", norm_before=True, norm_after=True),
-    "half_shared": lambda: tuning.Adapter(sharing="shared_up", stacks=["encoder"], activation="relu"),
-    "compacter": lambda: tuning.Compacter(sharing="multiple", rule="tasks"),
-    "compacter_factorized": lambda: tuning.Compacter(rank=1, rule="model", division=4),
-    "low_rank": lambda: tuning.LowRankAdapter(rank=2, sharing="multiple"),
-    "hyperformer": lambda: tuning.Hyperformer(embedding_dim=6, hidden_dim=5),
-    "hyperformer_efficient": lambda: tuning.Hyperformer(efficient=True, embedding_dim=6, hidden_dim=5),
-    "lora": lambda: tuning.LoRA(rank=2, alpha=2, dropout=0.0),
-    "loras": lambda: tuning.LoRA(rank=2, alpha=2, dropout=0.0, sharing="multiple", roles=["q", "k", "v", "in", "out"]),
-    "prompt": lambda: tuning.PromptTuning(3, hidden_dim=5),
-    "prompts": lambda: tuning.PromptTuning(3, 2, hidden_dim=5, sharing="multiple"),
-    "ladder": lambda: tuning.LadderSideTuning(4, heads=2, dropout=0.0),
-    "ladders": lambda: tuning.LadderSideTuning(4, heads=2, dropout=0.0, sharing="multiple"),
-    "ia3": lambda: tuning.LibraryTuning(roles=["k", "v"]),
-    "ia3s": lambda: tuning.LibraryTuning("peft.IA3Config", sharing="multiple"),
-    "dora": lambda: tuning.LibraryTuning("LoraConfig", {"use_dora": True, "r": 2}, sharing="multiple"),
-    "loha": lambda: tuning.LibraryTuning("LoHaConfig", {"r": 2}, roles=["out"], sharing="multiple"),
-    "vera": lambda: tuning.LibraryTuning("VeraConfig", {"r": 4}),
-    "head": lambda: tuning.LMHeadAdapter(sharing="multiple"),
-    "combined": lambda: tuning.Combined(
-        [tuning.Adapter(sharing="multiple"), tuning.PromptTuning(3, 2, 5, "multiple"), tuning.LoRA(2, 2, dropout=0.0)]
-    ),
-}
 PER_TASK = [
     "adapters",
     "half_shared",
@@ -82,12 +57,6 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return backbone.double()
 
     return build
-
-
-def padded(batch: Batch, seed: int = 0) -> Batch:
-    """The batch in float64, the end of its first row's text masked."""
-    batch.attention_mask[0, -2:] = 0
-    return replace(batch, visual=batch.visual.double(), boxes=batch.boxes.double(), weights=batch.weights.double())
 
 
 def mixed(batches: list[Batch], order: list[tuple[int, int]]) -> Batch:
@@ -235,3 +204,28 @@ def test_a_copy_owns_its_parameters(
 def test_strategies_that_collide(make_bart: Callable[..., VLBart], pair: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tuning.Combined([kind() for kind in pair]).attach(make_bart(), TASKS)
+
+
+def test_gradients_of_two_processes_are_those_of_one(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The published code does not synchronise them at all (FACTS, bug 3)."""
+    folders = [
+        (kind, str(request.getfixturevalue(write)(tmp_path / kind)))
+        for kind, write in (("VLBart", "write_bart"), ("VLT5", "write_t5"))
+    ]
+    (tmp_path / "models.json").write_text(json.dumps(folders))
+    script = Path(__file__).with_name("two_processes.py")
+    command = [sys.executable, str(script), str(tmp_path / "rendezvous"), str(tmp_path / "models.json")]
+    running = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "RANK": str(rank), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in running:
+        out, error = process.communicate(timeout=600)
+        assert process.returncode == 0, error[-3000:]
+        assert out.strip().endswith(f"{2 * len(STRATEGIES)} models")
