@@ -35,6 +35,7 @@ class Route:
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
         self.runs: tuple[tuple[str, int], ...] = ((self.tasks[0], 1),)
+        self.order: Tensor | None = None  # of the rows, if those of a task are not side by side
 
     def set(self, *rows: str) -> None:
         """Send what follows through the parts of these tasks: of one task for a whole batch, or of one for each row.
@@ -45,20 +46,29 @@ class Route:
         for task in set(rows):
             if task not in self.tasks:
                 raise ConfigError(f"Unknown task '{task}': the model was built for {', '.join(self.tasks)}.")
-        self.runs = tuple((task, len(list(run))) for task, run in groupby(rows))
+        order = sorted(range(len(rows)), key=lambda i: rows.index(rows[i]))  # by task, in the order of their first rows
+        self.runs = tuple((task, len(list(run))) for task, run in groupby(rows[i] for i in order))
+        self.order = None if order == list(range(len(rows))) else torch.tensor(order)
 
     def each(self, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """``run(task, *rows)`` for the rows of each task, put together again in their order.
 
         Args:
-            run: called once for each run of rows of the same task: rows that are sorted by task cost the least.
+            run: called once for each task; rows of a task that are not side by side are copied together for it.
             inputs: each ``[B, ...]``, or ``[B * k, ...]`` when every row was repeated k times (beams).
         """
         if len(self.runs) == 1:
             return run(self.runs[0][0], *inputs)
         repeats = len(inputs[0]) // sum(size for _, size in self.runs)
-        pieces = [x.split([size * repeats for _, size in self.runs]) for x in inputs]
-        return torch.cat([run(task, *rows) for (task, _), *rows in zip(self.runs, *pieces, strict=True)])
+        order = None if self.order is None else _repeated(self.order, repeats).to(inputs[0].device)
+        pieces = [(x if order is None else x[order]).split([size * repeats for _, size in self.runs]) for x in inputs]
+        out = torch.cat([run(task, *rows) for (task, _), *rows in zip(self.runs, *pieces, strict=True)])
+        return out if order is None else out[order.argsort()]
+
+
+def _repeated(order: Tensor, times: int) -> Tensor:
+    """The order of rows each of which stands ``times`` times in a row."""
+    return (order[:, None] * times + torch.arange(times)).flatten()
 
 
 class PerTask(nn.Module):
