@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import h5py
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from vl_peft.batch import Batch
 from vl_peft.cli import main
@@ -313,3 +315,50 @@ def test_extract_own_files(demo_root: Path, tmp_path: Path, capsys: pytest.Captu
 def test_unknown_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["data", "extract", str(tmp_path), str(tmp_path / "out"), "--kind", "images", "--encoder", "RN999"]
     assert "RN999" in failure(arguments, capsys)
+
+
+# -- tuning strategies -------------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_from_outside_trains_and_is_exported(
+    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_batch: Callable[..., Batch]
+) -> None:
+    """The one in docs/new_strategy.md: at most 40 lines."""
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/new_strategy.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40
+    (tmp_path / "scaling.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ("--model.tuning=scaling.Scaling", "--model.tuning.sharing=multiple", "--model.lr=1e-3")
+    assert main(command("fit", *QUICK, *options)) == 0
+    run = latest(tmp_path)
+    assert main(["adapters", "export", str(run), str(tmp_path / "out")]) == 0
+    tensors = load_file(tmp_path / "out/adapter_model.safetensors")
+    scales = {name: t for name, t in tensors.items() if ".delta.scale.parts." in name}
+    assert {name.split(".")[-2] for name in scales} == {"tvqa", "how2qa", "tvc", "yc2c"}
+    assert any((t != 1).any() for t in scales.values())
+    begun = ("--model.adapters", str(tmp_path / "out"), "--trainer.limit_val_batches=1")
+    assert main(command("validate", *options, *begun)) == 0
+    fitted, loaded = (json.loads((r / "results.json").read_text())["scores"] for r in (run, latest(tmp_path)))
+    assert fitted == loaded
+
+
+def test_adapters_are_inspected_and_get_a_task(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuning = ("--model.tuning=Adapter", "--model.tuning.sharing=multiple", "--trainer.limit_train_batches=2")
+    assert main(command("fit", *QUICK, *tuning)) == 0
+    out, more = str(tmp_path / "out"), str(tmp_path / "more")
+    assert main(["adapters", "export", str(latest(tmp_path)), out]) == 0
+    capsys.readouterr()
+    assert main(["adapters", "inspect", out]) == 0
+    shown = capsys.readouterr().out
+    assert "VLBart with Adapter" in shown and "task how2qa" in shown and "visual embedding" in shown
+    assert main(["adapters", "add", out, more, "--task", "msrvtt", "--like", "tvc"]) == 0
+    one, other = load_file(f"{out}/adapter_model.safetensors"), load_file(f"{more}/adapter_model.safetensors")
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    new = {name.replace(".msrvtt.", ".tvc."): t for name, t in other.items() if ".msrvtt." in name}
+    assert new and all(torch.equal(t, one[name]) for name, t in new.items())
+    assert main(["adapters", "merge", out, str(tmp_path / "merged")]) == 2
+    assert "Only LoRA with sharing: single" in capsys.readouterr().err
+    assert main(["adapters", "export", str(tmp_path), out]) == 2
+    assert "config.yaml: not there. Give the folder of a finished run" in " ".join(capsys.readouterr().err.split())
