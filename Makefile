@@ -12,6 +12,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RUN := $(BIN)/vl-peft
 
+# Which class the backbone is of can be told from its name.
+ifneq (,$(findstring t5,$(BACKBONE)))
+  T5_image := --config experiments/image/t5.yaml
+  T5_video := --config experiments/video/t5.yaml
+endif
+
 # The demo corpus has its own batch sizes and length of training; real data takes the published ones.
 ifeq ($(DATA),data/demo)
   DEMO_image := $(DATA)/demo_image.done
@@ -56,7 +62,8 @@ plan-video: $(STAMP) $(DEMO_video) ## print the training plan of train-video
 plan-image: $(STAMP) $(DEMO_image) ## print the training plan of train-image
 	$(RUN) plan $(call configs,image) $(ARGS)
 
-configs = --config experiments/base.yaml --config experiments/$(1)/base.yaml --config experiments/$(1)/$(TUNING).yaml \
+configs = --config experiments/base.yaml --config experiments/$(1)/base.yaml $(T5_$(1)) \
+  --config experiments/$(1)/$(TUNING).yaml \
   $(CONFIG_$(1)) --trainer.logger.init_args.name $(1)-$(TUNING) --data.root $(DATA) \
   --model.backbone.init_args.pretrained $(BACKBONE)
 

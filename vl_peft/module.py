@@ -44,6 +44,7 @@ class VLModule(LightningModule):
             code does by accident.
         betas: of AdamW.
         eps: of AdamW.
+        compile: train through ``torch.compile``: slow to begin, one graph for each task and length of the text.
         adapters: folder of exported adapters to begin with (``vl-peft adapters export``).
         warmup: share of all steps in which the learning rate rises linearly from 0; then it falls linearly to 0.
     """
@@ -60,6 +61,7 @@ class VLModule(LightningModule):
         eps: float = 1e-6,
         warmup: float = 0.1,
         adapters: Path | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
@@ -72,6 +74,9 @@ class VLModule(LightningModule):
         tuning.attach(backbone, list(tasks))
         if adapters is not None:
             load_adapters(adapters, backbone)
+        if compile:
+            torch._dynamo.config.recompile_limit = max(64, 4 * len(tasks))  # beyond it, steps run uncompiled
+            backbone.compile(dynamic=True)
 
     # -- training ---------------------------------------------------------------------------------------------------
 

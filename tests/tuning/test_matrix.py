@@ -181,6 +181,28 @@ def test_gradient_checkpointing_changes_nothing(
             torch.testing.assert_close(gradients[1][name], wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
+@backbones
+@pytest.mark.parametrize("strategy", ["adapters", "hyperformer", "loras", "prompts"])
+def test_compilation_changes_nothing(
+    make: MakeModel, make_batch: Callable[..., Batch], strategy: str, kind: type[Backbone]
+) -> None:
+    plain, compiled = make(kind, strategy), make(kind, strategy)
+    torch._dynamo.reset()
+    compiled.compile(backend="aot_eager")
+    for seed, task in enumerate(TASKS):
+        results = []
+        for backbone in (plain, compiled):
+            loss = backbone(padded(make_batch(task, seed=seed))).sum()
+            loss.backward()
+            results.append({"loss": loss.detach()} | {n: p.grad for n, p in trainable(backbone).items()})
+            backbone.zero_grad()
+        for name, wanted in results[0].items():
+            assert (wanted is None) == (results[1][name] is None), name
+            if wanted is not None:
+                torch.testing.assert_close(results[1][name], wanted, rtol=1e-8, atol=1e-10, msg=name)
+
+
 @backbones
 @strategies
 def test_a_copy_owns_its_parameters(
