@@ -118,7 +118,8 @@ def read_published(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise DataError(path, "no such checkpoint") from error
     except Exception as error:  # whatever a foreign file makes the unpickler say
-        raise DataError(path, f"no checkpoint of tensors alone ({str(error).splitlines()[0]})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(path, f"no checkpoint of tensors alone ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise DataError(path, "holds more than a state dict of tensors")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -130,6 +131,7 @@ def load_published(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
     Raises:
         ConfigError: if a tensor is missing, left over, of another shape, or differs between tasks that should share it.
     """
+    state = _normalised(state)
     left, new, missing = dict(state), {}, []
     for own, tensor in backbone.state_dict().items():
         names = published_names(own, backbone.route.tasks, isinstance(backbone, VLBart))
@@ -153,6 +155,19 @@ def load_published(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
     backbone.load_state_dict(new)
 
 
+def _normalised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The decoder's prompts under one name, wherever in the model their controller stands."""
+    prefix = "model.decoder" if any(name.startswith("model.encoder.") for name in state) else "decoder"
+
+    def rename(name: str) -> str:
+        found = re.fullmatch(r"(.*)prompts\.(\w+\.prefix_embedding\..+)", name)
+        if not found or "encoder.prompt_modules" in found[1]:
+            return name
+        return f"{prefix}.prompt_modules.prompts.{found[2]}"
+
+    return {rename(name): tensor for name, tensor in state.items()}
+
+
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
@@ -172,6 +187,7 @@ def import_published(state: Mapping[str, Tensor], plain: str, out: Path) -> Path
         ConfigError: if the state dict does not fit that backbone.
     """
     kind = "VLBart" if any(name.startswith("model.encoder.") for name in state) else "VLT5"
+    state = _normalised(state)
     projection = next((t for n, t in state.items() if n.endswith("visual_embedding.feat_embedding.0.weight")), None)
     if projection is None:
         raise ConfigError("The checkpoint has no visual embedding: it is not of VL-T5, VL-BART or VL-Adapter.")
