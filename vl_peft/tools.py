@@ -95,7 +95,8 @@ def build_meta(config: Namespace, feature_dim: int) -> Backbone:
 def _show(folder: Path) -> None:
     description, tensors = read_adapters(folder)
     title = " with ".join(str(description[part]["class_path"]).rpartition(".")[2] for part in ("backbone", "tuning"))
-    table = Table("part", title=f"{folder}: {title}", caption=f"tasks: {', '.join(description['tasks'])}")
+    Console().print(f"{folder}", soft_wrap=True, highlight=False)
+    table = Table("part", title=title, caption=f"tasks: {', '.join(description['tasks'])}")
     for heading in ("tensors", "parameters"):
         table.add_column(heading, justify="right")
     rows = listing(tensors, description["tasks"])

@@ -18,7 +18,7 @@ from vl_peft.checkpoint import load_adapters, save_adapters
 from vl_peft.module import VLModule
 from vl_peft.tuning.base import trainable
 
-STEPS = 10
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
