@@ -328,7 +328,9 @@ def test_a_strategy_from_outside_trains_and_is_exported(
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
     (tmp_path / "scaling.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    options = ("--model.tuning=scaling.Scaling", "--model.tuning.sharing=multiple", "--model.lr=1e-3")
+    tuning = {"class_path": "scaling.Scaling", "init_args": {"sharing": "multiple"}}
+    (tmp_path / "scaling.yaml").write_text(yaml.safe_dump({"model": {"tuning": tuning, "lr": 1e-3}}))
+    options = ("--config", str(tmp_path / "scaling.yaml"))
     assert main(command("fit", *QUICK, *options)) == 0
     run = latest(tmp_path)
     assert main(["adapters", "export", str(run), str(tmp_path / "out")]) == 0

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from vl_peft.backbones import VLBart
+from vl_peft.batch import Batch
+from vl_peft.checkpoint import load_adapters
+from vl_peft.cli import main
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.published import load_published, published_names, read_published
 from vl_peft.tuning import Adapter, PromptTuning
@@ -90,3 +93,25 @@ def test_prompts_of_the_decoder_wherever_they_stand(make_bart: Callable[..., VLB
         bart.added["decoder_prompt"].parts["gqa"].table.weight,
         state["model.decoder.prompt_modules.prompts.gqa.prefix_embedding.0.weight"],
     )
+
+
+def test_import_from_the_command_line(
+    published: Any,
+    bart_folder: Path,
+    tmp_path: Path,
+    make_batch: Callable[..., Batch],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bart, state = published
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "LAST.pth")
+    out = tmp_path / "out"
+    assert main(["adapters", "import", str(tmp_path / "LAST.pth"), str(out), "--backbone", str(bart_folder)]) == 0
+    assert "VLBart with Adapter" in capsys.readouterr().out
+    batch = make_batch("gqa")
+    with torch.no_grad():
+        assert torch.equal(load_adapters(out).eval()(batch), bart(batch))
+    # What is left of it without adapters is a pretrained backbone, with or without its visual embedding.
+    with_visual = VLBart(str(out / "backbone")).visual_embedding.image.weight
+    assert torch.equal(with_visual, bart.visual_embedding.image.weight)
+    without = VLBart(str(out / "backbone"), feature_dim=8, visual_pretrained=False).visual_embedding.image.weight
+    assert not torch.equal(without, with_visual)

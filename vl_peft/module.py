@@ -28,7 +28,10 @@ def warmup_then_linear(step: int, warmup: int, total: int) -> float:
 
 def decays(name: str, parameter: Tensor, decay: Literal["matrices", "all_but_bias"]) -> bool:
     """Whether weight decay applies to a parameter."""
-    return parameter.ndim >= 2 if decay == "matrices" else "bias" not in name
+    if decay == "matrices":
+        return parameter.ndim >= 2
+    # The one norm that the published pattern "LayerNorm.weight" does match is the hyper-network's.
+    return "bias" not in name and not name.endswith("network.norm.weight")
 
 
 class VLModule(LightningModule):

@@ -92,7 +92,7 @@ def strategies_of(config: dict[str, Any]) -> Iterator[Tuning]:
         yield strategies.LoRA(
             config["lora_dim"],
             config["lora_alpha"],
-            config["lora_config"]["lora_dropout"],
+            config.get("lora_config", {}).get("lora_dropout", 0.1),
             sharing="single" if config["use_single_lora"] else "multiple",
             roles=() if t5 else ("q", "v"),
             layer_norms=norms,

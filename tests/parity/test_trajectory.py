@@ -155,7 +155,7 @@ def test_trajectory(name: str, build: Callable[..., VLModule], record_property: 
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
-        gradient_clip_val=training["clip_grad_norm"],
+        gradient_clip_val=max(training["clip_grad_norm"], 0) or None,
         callbacks=[recorder],
         default_root_dir=tmp_path,
         enable_model_summary=False,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,18 @@ from vl_peft.tokenizer import TextTokenizer, pretrained_folder
 from vl_peft.tuning.base import Route, Site, TunedLinear
 
 VISUAL_FILE = "visual.safetensors"
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            enable_progress_bar()
 
 
 class Backbone(nn.Module, ABC):
@@ -236,7 +249,8 @@ class Backbone(nn.Module, ABC):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write language model, tokenizer and visual embedding; ``pretrained=folder`` reads them back."""
-        self.lm.save_pretrained(folder)
+        with _without_bars():
+            self.lm.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
         save_file(self.visual_embedding.state_dict(), folder / VISUAL_FILE)
 
@@ -258,23 +272,19 @@ class Backbone(nn.Module, ABC):
         name = pretrained_folder(pretrained)
         model_class: Any = self.model_class
         model: PreTrainedModel
-        bars = is_progress_bar_enabled()
-        if Path(name).is_dir():
-            disable_progress_bar()  # reading a file takes a moment; downloading one may take minutes
         try:
-            if random_init:
-                config = model_class.config_class.from_pretrained(name)
-                model = model_class._from_config(config, attn_implementation=attention)
-            else:
-                model = model_class.from_pretrained(name, dtype=torch.float32, attn_implementation=attention)
+            # Reading a file takes a moment; downloading one may take minutes.
+            with _without_bars() if Path(name).is_dir() else nullcontext():
+                if random_init:
+                    config = model_class.config_class.from_pretrained(name)
+                    model = model_class._from_config(config, attn_implementation=attention)
+                else:
+                    model = model_class.from_pretrained(name, dtype=torch.float32, attn_implementation=attention)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"No {self.model_class.__name__} at '{pretrained}': give a folder with config.json and weights, the "
                 f"name of a model on the hub (which needs a network), or 'demo'. ({str(error).splitlines()[0]})"
             ) from error
-        finally:
-            if bars:
-                enable_progress_bar()
         return model
 
     def _visual_embedding(
