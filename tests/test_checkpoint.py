@@ -13,7 +13,7 @@ import torch
 
 from vl_peft.backbones import Backbone
 from vl_peft.batch import Batch
-from vl_peft.checkpoint import add_task, build, load_adapters, merge, read_adapters, save_adapters
+from vl_peft.checkpoint import add_task, build, fingerprint, load_adapters, merge, read_adapters, save_adapters
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.tuning.base import trainable
 
@@ -86,7 +86,9 @@ def trained(describe: Describe, tmp_path: Path) -> Callable[..., tuple[Backbone,
         for parameter in trainable(backbone).values():
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
         tensors = {name: p.data for name, p in trainable(backbone).items()}
-        return backbone, save_adapters(description, tensors, tmp_path / "adapters")
+        return backbone, save_adapters(
+            {**description, "fingerprint": fingerprint(backbone)}, tensors, tmp_path / "adapters"
+        )
 
     return make
 
@@ -166,6 +168,14 @@ def test_another_model(trained: Any, describe: Describe, other: str, kind: str, 
     _, folder = trained("adapters")
     with pytest.raises(ConfigError, match=message):
         load_adapters(folder, build(describe(other, kind, tasks)))
+
+
+def test_another_backbone_of_the_same_shape(trained: Any, describe: Describe) -> None:
+    _, folder = trained("adapter")
+    other = build(describe("adapter"))
+    next(other.sites()).linear.weight.data[0, 0] += 1e-3
+    with pytest.raises(ConfigError, match="the frozen weights of this backbone are others"):
+        load_adapters(folder, other)
 
 
 def test_damaged_files(trained: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ backbone = load_adapters(folder)                     # on a fresh pretrained bac
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -70,7 +71,18 @@ def export_adapters(run: Path, out: Path, checkpoint: Path | None = None) -> Pat
     tasks = task_names(config["data"])
     backbone = config["model"]["backbone"]
     backbone.setdefault("init_args", {})["feature_dim"] = tensors_feature_dim(tensors)
-    return save_adapters({"backbone": backbone, "tuning": config["model"]["tuning"], "tasks": tasks}, tensors, out)
+    description = {"backbone": backbone, "tuning": config["model"]["tuning"], "tasks": tasks}
+    description["fingerprint"] = fingerprint(build(description))
+    return save_adapters(description, tensors, out)
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """A hash of what is frozen: the start of every tensor. Adapters belong to the backbone they were trained on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in sorted(backbone.named_parameters()):
+        if not parameter.requires_grad:
+            digest.update(name.encode() + parameter.data.flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def task_names(data: Mapping[str, Any]) -> list[str]:
@@ -143,6 +155,11 @@ def load_adapters(folder: Path, backbone: Backbone | None = None) -> Backbone:
                 f"{folder} belongs to {_name(description['backbone'])} with {_name(description['tuning'])}: "
                 f"'{name}' is {there} there and {mine} here."
             )
+    if description.get("fingerprint") not in (None, fingerprint(backbone)):
+        raise ConfigError(
+            f"{folder} belongs to {_name(description['backbone'])}: the frozen weights of this backbone are others, "
+            "though of the same shapes."
+        )
     backbone.load_state_dict(tensors, strict=False)
     return backbone
 

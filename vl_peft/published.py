@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vl_peft.backbones.base import Backbone
 from vl_peft.backbones.vl_bart import VLBart
-from vl_peft.checkpoint import build, save_adapters
+from vl_peft.checkpoint import build, fingerprint, save_adapters
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.published_tuning import infer_tuning
 
@@ -201,5 +201,6 @@ def import_published(state: Mapping[str, Tensor], plain: str, out: Path) -> Path
     model.save_untuned(folder)
     if own:
         arguments["pretrained"] = str(folder)
-        save_adapters({"backbone": backbone, "tuning": tuning, "tasks": list(tasks)}, own, out)
+        description = {"backbone": backbone, "tuning": tuning, "tasks": list(tasks), "fingerprint": fingerprint(model)}
+        save_adapters(description, own, out)
     return out

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vl_peft.backbones import VLBart
+from vl_peft.backbones import VLT5, VLBart
 from vl_peft.batch import Batch, Generation
 from vl_peft.errors import ConfigError
 from vl_peft.tuning import Adapter
@@ -301,3 +301,23 @@ def test_language_norms_are_all_norms_but_the_visual_ones(bart: VLBart) -> None:
     norms = list(bart.language_norms())
     assert len(norms) == 2 + 2 * 2 + 2 * 3
     assert {id(norm) for norm in norms} == wanted
+
+
+@pytest.mark.parametrize("kind", [VLBart, VLT5])
+def test_new_token_rows_are_always_the_same(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: type[VLBart] | type[VLT5]
+) -> None:
+    """They are frozen and in no checkpoint, and every visual token has one added."""
+    write = request.getfixturevalue("write_bart" if kind is VLBart else "write_t5")
+    folder = str(write(tmp_path, vocab_size=120))
+    config = json.loads((tmp_path / "config.json").read_text())
+    tables = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        lm = kind(folder, feature_dim=8, random_init=True).lm
+        assert lm.lm_head.weight is lm.get_input_embeddings().weight
+        tables.append(lm.get_input_embeddings().weight.detach())
+    assert tables[0].shape == (320, 32) and config["vocab_size"] == 120
+    assert torch.equal(tables[0][120:], tables[1][120:]) and not torch.equal(tables[0][:120], tables[1][:120])
+    wanted = 0.02 if kind is VLBart else 1.0
+    assert tables[0][120:].std().item() == pytest.approx(wanted, rel=0.05)

@@ -74,8 +74,8 @@ class Backbone(nn.Module, ABC):
         self.lm.generation_config = GenerationConfig()
         rows: int = self.lm.get_input_embeddings().num_embeddings
         if rows < len(self.tokenizer):
-            # The new rows begin as the others did; mean_resizing would draw them from the rows' covariance.
             self.lm.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+            self._draw_rows(rows)
         visual = Path(pretrained_folder(pretrained)) / VISUAL_FILE
         weights = load_file(visual) if visual.is_file() and visual_pretrained and not random_init else None
         self.visual_embedding = self._visual_embedding(pretrained, feature_dim, weights)
@@ -128,6 +128,11 @@ class Backbone(nn.Module, ABC):
     def head(self) -> Site:
         """The output head as a site; its weight is the token table's."""
         return Site("decoder", 0, "head", "out", self.lm, "lm_head")
+
+    @property
+    @abstractmethod
+    def token_std(self) -> float:
+        """Standard deviation that the token table began with."""
 
     @property
     def dim(self) -> int:
@@ -267,6 +272,15 @@ class Backbone(nn.Module, ABC):
         config: PretrainedConfig = self.lm.config
         start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
         return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
+
+    def _draw_rows(self, first: int) -> None:
+        """Draw the new rows of the token table as the others began, and always the same ones.
+
+        Most strategies leave them frozen, so no checkpoint holds them, yet every visual token has one added.
+        """
+        table = self.lm.get_input_embeddings().weight
+        drawn = torch.randn(len(table) - first, self.dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        table.data[first:] = self.token_std * drawn
 
     def _load_language_model(self, pretrained: str, random_init: bool, attention: str) -> PreTrainedModel:
         name = pretrained_folder(pretrained)

@@ -79,6 +79,12 @@ class VLBart(Backbone):
                 yield from (m for m in layer.children() if isinstance(m, nn.LayerNorm))
 
     @property
+    def token_std(self) -> float:
+        """BART's initialisation."""
+        std: float = self.lm.config.init_std
+        return std
+
+    @property
     def answer_start(self) -> list[int]:
         """BART's answers begin with ``</s><s>``."""
         return [self.lm.config.decoder_start_token_id, self.lm.config.bos_token_id]

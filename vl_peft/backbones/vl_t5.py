@@ -84,6 +84,12 @@ class VLT5(Backbone):
             yield stack.block[0].layer[0].SelfAttention.relative_attention_bias
 
     @property
+    def token_std(self) -> float:
+        """T5's initialisation."""
+        std: float = self.lm.config.initializer_factor
+        return std
+
+    @property
     def answer_start(self) -> list[int]:
         """T5's answers begin with its pad token."""
         return [self.lm.config.decoder_start_token_id]
