@@ -90,7 +90,7 @@ pretrain-demo: $(STAMP) ## pretrain the demo encoder and backbone anew (they are
 PARTS := lookup captions tell seen match choose choose_longer questions
 
 test: lint ## lint, then the tests
-	$(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 lint: $(STAMP) ## ruff, ruff format --check, mypy
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import av.subtitles.stream  # add_stream imports it when a test may hide av
 import numpy as np
 import pytest
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 from transformers import BartConfig, PretrainedConfig, T5Config
 
 from vl_peft import tuning as strategies
 from vl_peft.backbones import VLT5, Backbone, VLBart
-from vl_peft.batch import Task
+from vl_peft.batch import Batch, Task
+from vl_peft.features.pooling import pool_grid
 from vl_peft.module import VLModule
 from vl_peft.tuning import Combined, Sharing, Tuning
 
@@ -123,5 +126,33 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         backbone = kind(str(folder), feature_dim=config["feat_dim"], random_init=True)
         tasks = {name: Task(name, "token" if name == "caption" else "sequence") for name in config["tasks"].split(",")}
         return VLModule(backbone, Combined(list(strategies_of(config))), tasks, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def as_batch() -> Callable[[dict[str, Any], str, dict[str, Tensor]], Batch]:
+    """``as_batch(config, task, tensors)``: recorded inputs as a batch of ours."""
+
+    def make(config: dict[str, Any], task: str, tensors: dict[str, Tensor]) -> Batch:
+        ids, features, tokens = tensors["input_ids"], tensors["vis_feats"], config["n_boxes"]
+        images = 2 if task == "nlvr" else 1
+        features = features.reshape(len(ids), images, -1, features.shape[-1])
+        boxes = tensors["boxes"].reshape(len(ids), images, -1, 4)[:, :, :tokens]  # cut off there, not pooled
+        pooled = [torch.cat([torch.from_numpy(pool_grid(x.numpy(), tokens)) for x in example]) for example in features]
+        shape = (len(ids), images * tokens)
+        return Batch(
+            task=task,
+            ids=[str(i) for i in range(len(ids))],
+            input_ids=ids,
+            attention_mask=(ids != config["pad_token_id"]).long(),
+            visual=torch.stack(pooled),
+            visual_mask=torch.ones(shape, dtype=torch.long),
+            image_index=torch.arange(images).repeat_interleave(tokens).expand(shape),
+            object_index=torch.arange(tokens).repeat(images).expand(shape),
+            boxes=boxes.flatten(1, 2),
+            labels=tensors["target_ids"],
+            weights=tensors.get("scores", torch.ones(len(ids))),
+        )
 
     return make

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from vl_peft.batch import Batch, Generation
 from vl_peft.checkpoint import load_adapters
-from vl_peft.features.pooling import pool_grid
 from vl_peft.module import VLModule
 from vl_peft.published import import_published, load_published, read_published
 
@@ -33,7 +32,10 @@ TASKS = ("vqa", "gqa", "nlvr", "caption")
 class Golden:
     """A model with the published parameters, and what it has to give."""
 
-    def __init__(self, name: str, draw: str, build: Callable[[dict[str, Any]], VLModule]) -> None:
+    def __init__(
+        self, name: str, draw: str, build: Callable[[dict[str, Any]], VLModule], as_batch: Callable[..., Batch]
+    ) -> None:
+        self.as_batch = as_batch
         self.name, self.facts = name, json.loads((FOLDER / f"{name}.json").read_text())
         self.config = config = self.facts["config"]
         tensors = load_file(FOLDER / f"{name}.safetensors")
@@ -50,30 +52,21 @@ class Golden:
         return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
     def batch(self, task: str) -> Batch:
-        ids, labels, tokens = self.inputs["input_ids"], self.inputs["labels"], self.config["n_boxes"]
-        prefix, images = ("nlvr_", 2) if task == "nlvr" else ("", 1)
-        features = self.inputs[f"{prefix}vis_feats"].reshape(len(ids), images, -1, self.config["feat_dim"])
-        boxes = self.inputs[f"{prefix}boxes"].reshape(len(ids), images, -1, 4)
-        pooled = [torch.cat([torch.from_numpy(pool_grid(x.numpy(), tokens)) for x in example]) for example in features]
-        shape = (len(ids), images * tokens)
-        return Batch(
-            task=task,
-            ids=[str(i) for i in range(len(ids))],
-            input_ids=ids,
-            attention_mask=(ids != self.config["pad_token_id"]).long(),
-            visual=torch.stack(pooled),
-            visual_mask=torch.ones(shape, dtype=torch.long),
-            image_index=torch.arange(images).repeat_interleave(tokens).expand(shape),
-            object_index=torch.arange(tokens).repeat(images).expand(shape),
-            boxes=boxes[:, :, :tokens].flatten(1, 2),  # the published code cuts boxes off, it does not pool them
-            labels=labels,
-            weights=self.inputs["scores"] if task == "vqa" else torch.ones(len(ids)),
-        )
+        prefix = "nlvr_" if task == "nlvr" else ""
+        tensors = {
+            "input_ids": self.inputs["input_ids"],
+            "target_ids": self.inputs["labels"],
+            "vis_feats": self.inputs[f"{prefix}vis_feats"],
+            "boxes": self.inputs[f"{prefix}boxes"],
+        }
+        return self.as_batch(self.config, task, tensors | ({"scores": self.inputs["scores"]} if task == "vqa" else {}))
 
 
 @pytest.fixture(scope="module")
-def golden(request: pytest.FixtureRequest, build: Callable[[dict[str, Any]], VLModule]) -> Golden:
-    return Golden(*request.param, build)
+def golden(
+    request: pytest.FixtureRequest, build: Callable[[dict[str, Any]], VLModule], as_batch: Callable[..., Batch]
+) -> Golden:
+    return Golden(*request.param, build, as_batch)
 
 
 @pytest.fixture

@@ -20,12 +20,10 @@ import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vl_peft.backbones import VLBart
 from vl_peft.batch import Batch
-from vl_peft.features.pooling import pool_grid
 from vl_peft.module import VLModule
 from vl_peft.published import load_published, published_names
 from vl_peft.tuning.base import trainable
@@ -88,33 +86,16 @@ class Recorder(Callback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def as_batch(tensors: dict[str, Tensor], task: str, config: dict[str, Any]) -> Batch:
-    """A recorded step as a batch of ours."""
-    ids, features, tokens = tensors["input_ids"], tensors["vis_feats"], config["n_boxes"]
-    images = features.shape[1] if features.ndim == 4 else 1
-    features = features.reshape(len(ids), images, -1, features.shape[-1])
-    boxes = tensors["boxes"].reshape(len(ids), images, -1, 4)[:, :, :tokens]
-    pooled = [torch.cat([torch.from_numpy(pool_grid(x.numpy(), tokens)) for x in example]) for example in features]
-    shape = (len(ids), images * tokens)
-    return Batch(
-        task=task,
-        ids=[str(i) for i in range(len(ids))],
-        input_ids=ids,
-        attention_mask=(ids != config["pad_token_id"]).long(),
-        visual=torch.stack(pooled),
-        visual_mask=torch.ones(shape, dtype=torch.long),
-        image_index=torch.arange(images).repeat_interleave(tokens).expand(shape),
-        object_index=torch.arange(tokens).repeat(images).expand(shape),
-        boxes=boxes.flatten(1, 2),
-        labels=tensors["target_ids"],
-        weights=tensors.get("scores", torch.ones(len(ids))),
-    )
-
-
 @pytest.mark.parametrize(
     "name", FILES or [pytest.param("", marks=pytest.mark.skip(reason=f"no trajectories in {FOLDER}"))]
 )
-def test_trajectory(name: str, build: Callable[..., VLModule], record_property: Any, tmp_path: Path) -> None:
+def test_trajectory(
+    name: str,
+    build: Callable[..., VLModule],
+    as_batch: Callable[..., Batch],
+    record_property: Any,
+    tmp_path: Path,
+) -> None:
     facts = json.loads((FOLDER / f"{name}.json").read_text())
     tensors, config, training = load_file(FOLDER / f"{name}.safetensors"), facts["config"], facts["training"]
     decay = "all_but_bias" if facts["decayed_although_ndim_below_2"] else "matrices"
@@ -146,7 +127,7 @@ def test_trajectory(name: str, build: Callable[..., VLModule], record_property: 
     module.configure_optimizers = with_old_optimizer  # type: ignore[method-assign]
     batches = [
         as_batch(
-            {k.removeprefix(f"step{i}."): v for k, v in tensors.items() if k.startswith(f"step{i}.")}, task, config
+            config, task, {k.removeprefix(f"step{i}."): v for k, v in tensors.items() if k.startswith(f"step{i}.")}
         )
         for i, task in enumerate(training["tasks"])
     ]

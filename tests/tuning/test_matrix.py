@@ -216,6 +216,18 @@ def test_a_copy_owns_its_parameters(
     assert torch.equal(twin(batch), wanted) and not torch.equal(backbone(batch), wanted)
 
 
+@backbones
+def test_no_gradient_goes_through_the_backbone_beside_a_ladder(
+    make: MakeModel, make_batch: Callable[..., Batch], kind: type[Backbone]
+) -> None:
+    backbone, seen = make(kind, "ladder").train(), []
+    for site in backbone.sites():
+        site.linear.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    backbone(padded(make_batch())).sum().backward()
+    assert len(seen) >= len(list(backbone.sites())) and not any(seen)
+    assert all(p.grad is not None for p in trainable(backbone).values())
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [

@@ -193,7 +193,7 @@ class Backbone(nn.Module, ABC):
         if "decoder_side" not in self.added or states is None:
             return None
         self._side = states[..., self.dim :], kwargs["encoder_attention_mask"]
-        return args, {**kwargs, "encoder_hidden_states": states[..., : self.dim], "output_hidden_states": True}
+        return args, {**kwargs, "encoder_hidden_states": states[..., : self.dim].detach(), "output_hidden_states": True}
 
     def _beside(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """After the decoder: add what the side network has to say."""
