@@ -216,6 +216,17 @@ def test_a_copy_owns_its_parameters(
     assert torch.equal(twin(batch), wanted) and not torch.equal(backbone(batch), wanted)
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [("PrefixTuningConfig", "PrefixTuningConfig cannot be used here"), ("Nonsense", "peft has no 'Nonsense'")],
+)
+def test_methods_of_the_library_that_change_no_linears(
+    make_bart: Callable[..., VLBart], method: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tuning.LibraryTuning(method).attach(make_bart(), TASKS)
+
+
 @backbones
 def test_no_gradient_goes_through_the_backbone_beside_a_ladder(
     make: MakeModel, make_batch: Callable[..., Batch], kind: type[Backbone]
