@@ -18,6 +18,7 @@ from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
 from vl_peft.collate import Features, collate, draw_target
 from vl_peft.errors import ConfigError, DataError
+from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.metrics import SentenceMetric
@@ -166,15 +167,21 @@ class Benchmark(TaskData):
         """
         pattern = self.feature_folder(split)
         if pattern not in self._stores:
-            folder = self._feature_path(pattern)
+            path = self._feature_path(pattern)
             kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
-            self._stores[pattern] = CachedStore(kind(folder), int(self.loading.cache_gb * 2**30))
+            packed = path.name.endswith(PackedStore.suffix)  # mapped into memory: no cache of its own
+            self._stores[pattern] = (
+                PackedStore(path) if packed else CachedStore(kind(path), int(self.loading.cache_gb * 2**30))
+            )
         return self._stores[pattern]
 
     def _feature_path(self, pattern: str) -> Path:
+        """The folder of feature files or, if there is one, the packed file beside it."""
         if self.loading.encoder is not None:
-            return self.root / pattern.format(encoder=self.loading.encoder)
-        found = sorted(path for path in self.root.glob(pattern.format(encoder="*")) if path.is_dir())
+            return _packed_or_folder(self.root / pattern.format(encoder=self.loading.encoder))
+        folders = {path for path in self.root.glob(pattern.format(encoder="*")) if path.is_dir()}
+        files = self.root.glob(pattern.format(encoder="*") + PackedStore.suffix)
+        found = sorted(folders | {path.with_name(path.name.removesuffix(PackedStore.suffix)) for path in files})
         if len(found) > 1:
             raise ConfigError(
                 f"Features of several encoders are in {found[0].parent}: {', '.join(p.name for p in found)}. "
@@ -186,7 +193,7 @@ class Benchmark(TaskData):
                 "no such feature folder",
                 remedy="Set --data.root to your data, or write the demo corpus with `vl-peft data demo`.",
             )
-        return found[0]
+        return _packed_or_folder(found[0])
 
     def load(self, split: Split, draw: Draw) -> Batch:
         """The batch of the drawn rows. Training draws one target per example; evaluation keeps the examples."""
@@ -213,3 +220,8 @@ class Benchmark(TaskData):
         pool = pool_grid if self.visual_kind == "grid" else pool_time
         features = pool(store.read(key), self.visual_tokens)
         return np.zeros_like(features) if self.loading.ablate_visual else features
+
+
+def _packed_or_folder(folder: Path) -> Path:
+    packed = folder.with_name(folder.name + PackedStore.suffix)
+    return packed if packed.is_file() else folder

@@ -32,6 +32,7 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
   adapters      export what a run trained, inspect it, add a task, merge it, import published checkpoints
   data demo     write the embedded demo corpus and its features
   data extract  features of your own images or videos
+  data pack     all features of a folder in one file, read by row (also: verify, unpack)
 
 fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
@@ -126,7 +127,7 @@ def params(args: list[str]) -> None:
 
 
 def data(args: list[str]) -> None:
-    """``data demo`` and ``data extract``."""
+    """``data demo | extract | pack | verify | unpack``."""
     parser = argparse.ArgumentParser(prog="vl-peft data")
     tools = parser.add_subparsers(dest="tool", required=True)
     demo = tools.add_parser("demo", help="write the embedded demo corpus and extract its features")
@@ -140,12 +141,22 @@ def data(args: list[str]) -> None:
     extract.add_argument("out", type=Path, help="folder for the feature files")
     extract.add_argument("--kind", choices=["images", "videos"], required=True)
     extract.add_argument("--encoder", default="demo")
+    pack = tools.add_parser("pack", help="all features of a folder in one file that is read by row")
+    pack.add_argument("source", metavar="folder", type=Path, help="feature folder, such as .../data_clip_RN101_att")
+    pack.add_argument("out", type=Path, nargs="?", help="packed file (FOLDER.packed.h5, where training finds it)")
+    pack.add_argument("--pool", type=int, default=None, help="rows to shorten each to, as training does: 36 or 64")
+    verify = tools.add_parser("verify", help="compare a packed file with its checksum")
+    verify.add_argument("source", metavar="file", type=Path)
+    unpack = tools.add_parser("unpack", help="a packed file as one file per image or video again, bit-equal")
+    unpack.add_argument("source", metavar="file", type=Path)
+    unpack.add_argument("out", type=Path)
+    unpack.add_argument("--kind", choices=["images", "videos"], required=True)
     for tool in (demo, extract):
         tool.add_argument("--workers", type=int, default=2, help="processes (2)")
     options = parser.parse_args(args)
     from vl_peft import tools as run
 
-    run.write_demo(options) if options.tool == "demo" else run.extract(options)
+    run.DATA[options.tool](options)
 
 
 def adapters(args: list[str]) -> None:

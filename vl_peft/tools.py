@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from datamodules.demo.corpus import write_corpus
@@ -27,6 +29,7 @@ from vl_peft.checkpoint import (
 from vl_peft.errors import DataError
 from vl_peft.features.encoders import VisionEncoder, load_encoder
 from vl_peft.features.extract import ExtractReport, extract_images, extract_videos
+from vl_peft.features.packed import PackedStore, pack, unpack, verify
 from vl_peft.published import import_published, read_published
 from vl_peft.tuning.base import trainable
 
@@ -66,6 +69,37 @@ def write_demo(options: argparse.Namespace) -> None:
 def extract(options: argparse.Namespace) -> None:
     """Extract features of the user's own images or videos."""
     _extract_folder(options.source, options.out, load_encoder(options.encoder), options.kind, options.workers)
+
+
+def _track(items: Iterable[Any], total: int) -> Iterable[Any]:
+    return track(items, total=total, description="features")
+
+
+def pack_folder(options: argparse.Namespace) -> None:
+    """Pack a feature folder."""
+    out = options.out or options.source.with_name(options.source.name + PackedStore.suffix)
+    count = pack(options.source, out, options.pool, _track)
+    Console().print(f"{count:,} keys packed to {out} ({out.stat().st_size / 2**20:.0f} MB)", soft_wrap=True)
+
+
+def verify_packed(options: argparse.Namespace) -> None:
+    """Check a packed file."""
+    Console().print(f"{options.source}: {verify(options.source):,} keys, checksum as packed", soft_wrap=True)
+
+
+def unpack_file(options: argparse.Namespace) -> None:
+    """Unpack a packed file."""
+    count = unpack(options.source, options.out, options.kind == "videos", _track)
+    Console().print(f"{count:,} files written to {options.out}", soft_wrap=True)
+
+
+DATA: dict[str, Callable[[argparse.Namespace], None]] = {
+    "demo": write_demo,
+    "extract": extract,
+    "pack": pack_folder,
+    "verify": verify_packed,
+    "unpack": unpack_file,
+}
 
 
 def _extract_folder(source: Path, out: Path, encoder: VisionEncoder, kind: str, workers: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from datamodules import NLVR2, TVC, TVQA, YC2C, MultiTask
 from vl_peft.batch import Generation
 from vl_peft.errors import ConfigError, DataError
+from vl_peft.features.packed import PackedStore, pack
 from vl_peft.sampling import Draw
 
 F = 8
@@ -124,3 +126,16 @@ def test_a_benchmark_alone_is_a_datamodule(tvqa: Any, tokenizer_folder: Path) ->
 def test_a_data_root_that_is_not_there(benchmark: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"vl-peft data demo"):
         benchmark(root=str(tmp_path / "nowhere")).examples("train")
+
+
+def test_a_packed_file_beside_the_folder_is_used(demo_root: Path, tmp_path: Path) -> None:
+    """It gives the same batches, with or without the folder, and the encoder is found by its name."""
+    shutil.copytree(demo_root / "video", tmp_path / "video")
+    wanted = TVQA(root=str(tmp_path)).load("val", Draw("tvqa", (0, 1)))
+    (folder,) = (tmp_path / "video/vis_features/tv").iterdir()
+    pack(folder, folder.with_name(f"{folder.name}.packed.h5"))
+    for encoder in (None, folder.name):
+        packed = TVQA(root=str(tmp_path), encoder=encoder)
+        assert isinstance(packed.store("val"), PackedStore)
+        assert torch.equal(packed.load("val", Draw("tvqa", (0, 1))).visual, wanted.visual)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from vl_peft.features.encoders import DemoEncoder, VisionEncoder, load_encoder
 from vl_peft.features.extract import ExtractReport, extract_images, extract_videos
+from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.features.video import frame_times, read_frames
@@ -12,6 +13,7 @@ __all__ = [
     "ExtractReport",
     "FeatureStore",
     "ImageFolderStore",
+    "PackedStore",
     "VideoFolderStore",
     "VisionEncoder",
     "extract_images",

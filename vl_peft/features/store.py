@@ -17,6 +17,7 @@ import numpy as np
 
 from vl_peft.errors import DataError
 
+PACKED = ".packed.h5"  # a file of the whole folder (packed.py), not of one key
 REMEDY = "Delete the file and extract it again."
 
 
@@ -85,7 +86,8 @@ class FeatureStore(ABC):
     def _files(self) -> Iterator[Path]:
         if not self.path.is_dir():
             raise DataError(self.path, "no such feature folder", remedy="Extract the features first.")
-        return (f for f in self.path.iterdir() if f.suffix == self.suffix and not f.name.startswith("."))
+        files = (f for f in self.path.iterdir() if f.suffix == self.suffix and not f.name.startswith("."))
+        return (f for f in files if not f.name.endswith(PACKED))
 
     def _key(self, file: Path) -> str:
         return file.name.removesuffix(self.suffix)
