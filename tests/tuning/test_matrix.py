@@ -239,6 +239,12 @@ def test_no_gradient_goes_through_the_backbone_beside_a_ladder(
     assert all(p.grad is not None for p in trainable(backbone).values())
 
 
+@pytest.mark.parametrize("kind", [tuning.Hyperformer, tuning.LadderSideTuning, tuning.LMHeadAdapter, tuning.Compacter])
+def test_reduction_factor_below_one(kind: Any) -> None:
+    with pytest.raises(ConfigError, match="reduction_factor must be at least 1, not 0"):
+        kind(reduction_factor=0)
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [

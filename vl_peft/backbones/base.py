@@ -209,12 +209,7 @@ class Backbone(nn.Module, ABC):
         if "decoder_prompt" not in self.added:
             return None
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        decoder = self.lm.get_decoder()
-        # A layer that is recomputed cannot add to a cache twice; the decoder is short, so its layers are kept.
-        for layer in decoder.modules():
-            if getattr(layer, "gradient_checkpointing", False):
-                layer.gradient_checkpointing = False
-        decoder(inputs_embeds=self.added["decoder_prompt"](like), past_key_values=cache, use_cache=True)
+        self.lm.get_decoder()(inputs_embeds=self.added["decoder_prompt"](like), past_key_values=cache, use_cache=True)
         return cache
 
     def generate(self, batch: Batch, generation: Generation) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from vl_peft.tuning.base import draw_normal
+
 
 class VisualEmbedding(nn.Module):
     """Sum of four embeddings: feature, box, which image, and which object.
@@ -27,11 +29,7 @@ class VisualEmbedding(nn.Module):
         self.feature = nn.Sequential(nn.Linear(feature_dim, dim), norm(dim))
         self.box = nn.Sequential(nn.Linear(5, dim), norm(dim))
         self.image = nn.Embedding(n_images, dim)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        draw_normal(self, 0.02)
 
     def forward(self, visual: Tensor, boxes: Tensor, image_index: Tensor, objects: Tensor) -> Tensor:
         """Visual tokens ``[B, V, D]``.

@@ -14,8 +14,17 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from vl_peft.errors import ConfigError
-from vl_peft.tuning.base import Block, PerTask, Sharing, Tunable, Tuning, part_is_shared
+from vl_peft.tuning.base import (
+    Block,
+    PerTask,
+    Sharing,
+    Tunable,
+    Tuning,
+    check_factor,
+    draw_normal,
+    part_is_shared,
+    units_of,
+)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_new": lambda: nn.GELU(approximate="tanh"),
@@ -79,9 +88,7 @@ class BottleneckTuning(Tuning):
         **trains: Any,
     ) -> None:
         super().__init__(**trains)
-        if reduction_factor < 1:
-            raise ConfigError(f"reduction_factor must be at least 1, not {reduction_factor}.")
-        self.reduction_factor, self.sharing = reduction_factor, sharing
+        self.reduction_factor, self.sharing = check_factor(reduction_factor), sharing
         self.blocks, self.stacks, self.activation = blocks, stacks, activation
         self.norm_before, self.norm_after = norm_before, norm_after
 
@@ -96,8 +103,7 @@ class BottleneckTuning(Tuning):
                 site.put(self._delta(site.linear.out_features, backbone))
 
     def _delta(self, dim: int, backbone: Tunable) -> AdapterDelta:
-        if (bottleneck := dim // self.reduction_factor) < 1:
-            raise ConfigError(f"reduction_factor {self.reduction_factor} leaves no unit of {dim}.")
+        bottleneck = units_of(dim, self.reduction_factor)
 
         def half(name: str, n_in: int, n_out: int) -> PerTask:
             return PerTask(self.linear_maker(n_in, n_out), backbone.route, part_is_shared(name, self.sharing))
@@ -132,8 +138,7 @@ class Adapter(BottleneckTuning):
 
         def make() -> nn.Linear:
             linear = nn.Linear(n_in, n_out)
-            nn.init.normal_(linear.weight, std=self.init_std)
-            nn.init.zeros_(linear.bias)
+            draw_normal(linear, self.init_std)
             return linear
 
         return make

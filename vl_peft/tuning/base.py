@@ -237,6 +237,37 @@ def part_is_shared(part: str, sharing: Sharing) -> bool:
     return sharing == "single" or sharing == f"shared_{part}"
 
 
+def check_factor(reduction_factor: int) -> int:
+    """The reduction factor itself.
+
+    Raises:
+        ConfigError: if it is below 1.
+    """
+    if reduction_factor < 1:
+        raise ConfigError(f"reduction_factor must be at least 1, not {reduction_factor}.")
+    return reduction_factor
+
+
+def units_of(dim: int, reduction_factor: int) -> int:
+    """Units of a bottleneck: dim // reduction_factor.
+
+    Raises:
+        ConfigError: if that is none.
+    """
+    if dim < reduction_factor:
+        raise ConfigError(f"reduction_factor {reduction_factor} leaves no unit of {dim}.")
+    return dim // reduction_factor
+
+
+def draw_normal(module: nn.Module, std: float) -> None:
+    """Begin every Linear and Embedding of a module as N(0, std), the Linears' biases as 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+
+
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from vl_peft.tuning.base import PerTask, Tunable, Tuning
+from vl_peft.tuning.base import PerTask, Tunable, Tuning, check_factor, draw_normal
 
 
 class FullFineTuning(Tuning):
@@ -93,7 +93,7 @@ class LMHeadAdapter(Tuning):
         **trains: Any,
     ) -> None:
         super().__init__(**trains)
-        self.reduction_factor, self.sharing, self.init_std = reduction_factor, sharing, init_std
+        self.reduction_factor, self.sharing, self.init_std = check_factor(reduction_factor), sharing, init_std
 
     def extend(self, backbone: Tunable) -> None:
         """Put the bottleneck beside the head."""
@@ -102,8 +102,7 @@ class LMHeadAdapter(Tuning):
         def linear(n_in: int, n_out: int) -> PerTask:
             def make() -> nn.Linear:
                 layer = nn.Linear(n_in, n_out)
-                nn.init.normal_(layer.weight, std=self.init_std)
-                nn.init.zeros_(layer.bias)
+                draw_normal(layer, self.init_std)
                 return layer
 
             return PerTask(make, backbone.route, self.sharing == "single")

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vl_peft.errors import ConfigError
-from vl_peft.tuning.base import Block, Route, Tunable, Tuning
+from vl_peft.tuning.base import Block, Route, Tunable, Tuning, check_factor, draw_normal, units_of
 
 BLOCKS: tuple[Block, ...] = ("ff", "self", "cross")  # in the order of the published block embeddings
 
@@ -128,13 +127,12 @@ class Hyperformer(Tuning):
         **trains: Any,
     ) -> None:
         super().__init__(**trains)
-        self.reduction_factor, self.efficient, self.init_std = reduction_factor, efficient, init_std
+        self.reduction_factor, self.efficient, self.init_std = check_factor(reduction_factor), efficient, init_std
         self.projected_dim, self.embedding_dim, self.hidden_dim = projected_dim, embedding_dim, hidden_dim
 
     def extend(self, backbone: Tunable) -> None:
         """Make a network for each stack and let it write an adapter for the output of every block."""
-        if (bottleneck := backbone.dim // self.reduction_factor) < 1:
-            raise ConfigError(f"reduction_factor {self.reduction_factor} leaves no unit of {backbone.dim}.")
+        bottleneck = units_of(backbone.dim, self.reduction_factor)
         tasks = nn.ParameterDict({task: torch.randn(self.embedding_dim) for task in backbone.route.tasks})
         sites = [site for site in backbone.sites() if site.role == "out"]
         for stack in ("encoder", "decoder"):
@@ -149,13 +147,6 @@ class Hyperformer(Tuning):
                 dim=backbone.dim,
                 bottleneck=bottleneck,
             )
-            self._initialise(network)
+            draw_normal(network, self.init_std)
             for site in mine:
                 site.put(HyperDelta(network, site.layer, site.block, backbone.route))
-
-    def _initialise(self, network: HyperNetwork) -> None:
-        for module in network.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.init_std)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vl_peft.errors import ConfigError
-from vl_peft.tuning.base import PerTask, Tunable, Tuning
+from vl_peft.tuning.base import PerTask, Tunable, Tuning, check_factor
 
 TEMPERATURE = 0.1
 
@@ -58,7 +58,9 @@ class SideStack(nn.Module):
         """
         hidden: Tensor = self.downs[0](states[:, 0])
         padding = None if mask is None else mask == 0
-        causal = nn.Transformer.generate_square_subsequent_mask(states.shape[2], states.device, hidden.dtype)
+        causal = None
+        if self.cross:
+            causal = nn.Transformer.generate_square_subsequent_mask(states.shape[2], states.device, hidden.dtype)
         for i, layer in enumerate(self.layers):
             gate = torch.sigmoid(self.gates[i] / TEMPERATURE)
             hidden = gate * self.downs[i + 1](states[:, i + 1]) + (1 - gate) * hidden
@@ -90,7 +92,8 @@ class LadderSideTuning(Tuning):
         visual_embedding: bool = True,
     ) -> None:
         super().__init__(layer_norms=False, visual_embedding=visual_embedding)
-        self.reduction_factor, self.heads, self.dropout, self.sharing = reduction_factor, heads, dropout, sharing
+        self.reduction_factor, self.heads = check_factor(reduction_factor), heads
+        self.dropout, self.sharing = dropout, sharing
 
     def extend(self, backbone: Tunable) -> None:
         """Put a side network beside encoder and decoder, and a Linear that brings its states back to width D."""

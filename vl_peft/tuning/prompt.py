@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vl_peft.errors import ConfigError
-from vl_peft.tuning.base import PerTask, Tunable, Tuning
+from vl_peft.tuning.base import PerTask, Tunable, Tuning, draw_normal
 
 
 class Prompt(nn.Module):
@@ -27,11 +27,7 @@ class Prompt(nn.Module):
         super().__init__()
         self.table = nn.Embedding(length, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, dim))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=init_std)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        draw_normal(self, init_std)
 
     def forward(self, like: Tensor) -> Tensor:
         """``[B, P, d]`` for what has B rows."""
@@ -78,8 +74,17 @@ class PromptTuning(Tuning):
                 continue
             if name in backbone.added:
                 raise ConfigError(f"Two tuning strategies want the {name.replace('_', ' ')}.")
+            if name == "decoder_prompt":
+                _keep_activations(backbone.lm.get_decoder())  # type: ignore[operator]
 
             def make(length: int = length) -> Prompt:
                 return Prompt(length, backbone.dim, self.hidden_dim, self.init_std)
 
             backbone.added[name] = PerTask(make, backbone.route, self.sharing == "single")
+
+
+def _keep_activations(decoder: nn.Module) -> None:
+    """No gradient checkpointing: a layer that is recomputed cannot add to a cache twice. The decoder is short."""
+    for layer in decoder.modules():
+        if getattr(layer, "gradient_checkpointing", False):
+            layer.gradient_checkpointing = False  # type: ignore[assignment]
