@@ -23,6 +23,7 @@ from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.metrics import SentenceMetric
 from vl_peft.sampling import Draw
+from vl_peft.submission import Submission
 from vl_peft.tokenizer import TextTokenizer
 
 
@@ -80,6 +81,10 @@ class Benchmark(TaskData):
     @abstractmethod
     def feature_folder(self, split: Split) -> str:
         """Where the features of a split are: a path below the root in which ``{encoder}`` stands for its name."""
+
+    def submission(self, split: Split) -> Submission | None:
+        """The file in which a server wants the predictions of a split; ``None`` if it does not want them."""
+        return None
 
     @property
     def benchmarks(self) -> Mapping[str, Benchmark]:

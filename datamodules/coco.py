@@ -10,6 +10,7 @@ from datamodules.loading import Split
 from datamodules.records import Record, read_items
 from vl_peft.batch import Example, Generation, Task
 from vl_peft.metrics import CaptionMetrics, SentenceMetric
+from vl_peft.submission import JsonList, Submission
 
 # train and restval (what is left of COCO's validation images) to train on, 5,000 images each to choose and to report.
 KARPATHY: Mapping[str, Split] = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -36,6 +37,13 @@ class COCO(Benchmark):
     def metric(self) -> SentenceMetric:
         """BLEU, METEOR, ROUGE-L and CIDEr over all captions of an image."""
         return CaptionMetrics()
+
+    def submission(self, split: Split) -> Submission | None:
+        """Validation and test split in one archive, as COCO's server wants its own."""
+        if split == "train":
+            return None
+        path = f"captions_karpathy_{split}_vl_peft_results.json"
+        return Submission(path, JsonList("image_id", "caption"), archive="captions_vl_peft_results.zip")
 
     def read(self, split: Split) -> Iterator[Example]:
         """One example per caption (its id is the sentence's) to train on, one per image (``cocoid``) to evaluate."""

@@ -11,6 +11,7 @@ from datamodules.records import read_items
 from vl_peft.batch import Example, Task
 from vl_peft.errors import ConfigError
 from vl_peft.metrics import ExactMatch, SentenceMetric
+from vl_peft.submission import JsonList, Submission
 
 
 class GQA(Benchmark):
@@ -64,6 +65,13 @@ class GQA(Benchmark):
     def metric(self) -> SentenceMetric:
         """Share of answers that are exactly the right one."""
         return ExactMatch()
+
+    def submission(self, split: Split) -> Submission | None:
+        """The test split; the server takes that of ``test_split: submission_all``."""
+        if split != "test":
+            return None
+        path = f"gqa_{self.splits[split][0]}_results.json"
+        return Submission(path, JsonList("questionId", "prediction", number=False))
 
     def read(self, split: Split) -> Iterator[Example]:
         """Questions of a split; the id is the question's key, a string that may begin with zeros."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from datamodules.video import VideoQuestions
 from vl_peft.batch import Task
 from vl_peft.metrics import ExactMatch, SentenceMetric
@@ -21,6 +24,7 @@ class How2QA(VideoQuestions):
     train_files = ("how2qa_train_release",)
     val_files = ("how2qa_val_release",)
     test_files = ("how2qa_test_public_release",)
+    submitted: ClassVar[Mapping[str, str]] = {"val": "val", "test": "test_public"}
 
     def metric(self) -> SentenceMetric:
         """Accuracy."""

@@ -10,6 +10,7 @@ from datamodules.loading import Split
 from datamodules.records import read_lines
 from vl_peft.batch import Example, Task
 from vl_peft.metrics import NLVR2Accuracy, SentenceMetric
+from vl_peft.submission import Submission, Verdicts
 
 
 class NLVR2(Benchmark):
@@ -41,6 +42,10 @@ class NLVR2(Benchmark):
     def metric(self) -> SentenceMetric:
         """Accuracy, and consistency over the pairs that share a sentence."""
         return NLVR2Accuracy()
+
+    def submission(self, split: Split) -> Submission | None:
+        """The test split."""
+        return Submission(f"nlvr2_{self.files[split]}.csv", Verdicts()) if split == "test" else None
 
     def read(self, split: Split) -> Iterator[Example]:
         """Sentences of a split; ``dev-850-0-1`` is sentence 1 about ``dev-850-0-img0`` (left) and ``-img1`` (right)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,9 @@ from datamodules.loading import Split
 from datamodules.records import Record, locate, read_lines
 from datamodules.subtitles import Subtitles
 from vl_peft.batch import Example
+from vl_peft.errors import ConfigError
 from vl_peft.metrics import CaptionMetrics, SentenceMetric
+from vl_peft.submission import ChoiceIndices, ClipCaptions, Format, Submission
 
 
 class VideoBenchmark(Benchmark):
@@ -42,6 +44,10 @@ class VideoBenchmark(Benchmark):
     val_files: ClassVar[tuple[str, ...]]
     test_files: ClassVar[tuple[str, ...]]
     """Annotation files of a split; of several, those that exist are read one after the other."""
+    submitted: ClassVar[Mapping[str, str]] = {"val": "val", "test": "test"}
+    """What VALUE's server calls the splits it wants."""
+    submission_format: Format
+    """In which form it wants them."""
 
     def __init__(
         self,
@@ -59,6 +65,14 @@ class VideoBenchmark(Benchmark):
     @abstractmethod
     def labels(self, record: Record, split: Split) -> Iterator[dict[str, Any]]:
         """For each Example to make of a record its fields besides ``source``, ``context`` and ``visuals``."""
+
+    def submission(self, split: Split) -> Submission | None:
+        """Validation and test split of all tasks in one archive."""
+        if split == "train":
+            return None
+        task, suffix = self.task.name, "jsonl" if isinstance(self.submission_format, ClipCaptions) else "json"
+        path = f"{task}/{task}_{self.submitted[split]}_predictions.{suffix}"
+        return Submission(path, self.submission_format, archive="value.zip")
 
     def media(self, key: str) -> Path | None:
         """The video file, where it is at hand."""
@@ -116,6 +130,10 @@ class VideoQuestions(VideoBenchmark):
     choices: ClassVar[int]
     """How many answers there are to choose from."""
 
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.submission_format = ChoiceIndices(self.choices)
+
     def tail(self, record: Record) -> str:
         """Question, time span and choices; a choice loses its dots and spaces at both ends and gets one dot."""
         answers = (record.require(f"a{i}", str).strip(". ") for i in range(self.choices))
@@ -153,10 +171,21 @@ class VideoCaptions(VideoBenchmark):
     """
 
     id_field = "clip_id"
+    submission_format = ClipCaptions()
 
     def __init__(self, flatten_val: bool = False, **shared: Any) -> None:
         super().__init__(**shared)
         self.flatten_val = flatten_val
+
+    def submission(self, split: Split) -> Submission | None:
+        """One caption per clip.
+
+        Raises:
+            ConfigError: if the validation split is flattened.
+        """
+        if self.flatten_val and split == "val":
+            raise ConfigError(f"A submission has one caption per clip: set flatten_val of {self.task.name} to false.")
+        return super().submission(split)
 
     def labels(self, record: Record, split: Split) -> Iterator[dict[str, Any]]:
         """One Example per caption (training) or per clip; without captions where a test file hides them."""

@@ -13,6 +13,7 @@ from datamodules.records import DAMAGED, Record, locate, read_items, read_json
 from vl_peft.batch import Example, Task
 from vl_peft.errors import DataError
 from vl_peft.metrics import SentenceMetric, VQAAccuracy, soft_scores
+from vl_peft.submission import JsonList, Submission
 
 # Trained on train2014; its validation set val2014 is public; the answers to test2015 are on the server only.
 OFFICIAL: Mapping[Split, str] = {"train": "train2014", "val": "val2014", "test": "test2015"}
@@ -57,6 +58,13 @@ class VQAv2(Benchmark):
     def metric(self) -> SentenceMetric:
         """VQA accuracy against the ten answers."""
         return VQAAccuracy(variant=self.accuracy)
+
+    def submission(self, split: Split) -> Submission | None:
+        """The test split; the server takes that of ``split_by: official``."""
+        if split != "test":
+            return None
+        part = OFFICIAL[split] if self.split_by == "official" else f"karpathy_{split}"
+        return Submission(f"v2_OpenEnded_mscoco_{part}_vl_peft_results.json", JsonList("question_id", "answer"))
 
     def read(self, split: Split) -> Iterator[Example]:
         """Questions of a split; references and question types only where they are evaluated."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -364,3 +365,38 @@ def test_adapters_are_inspected_and_get_a_task(
     assert "Only LoRA with sharing: single" in capsys.readouterr().err
     assert main(["adapters", "export", str(tmp_path), out]) == 2
     assert "config.yaml: not there. Give the folder of a finished run" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_submission_is_written_and_checked(
+    kind: str, command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command("test", "--submit", kind=kind)) == 0
+    folder = latest(tmp_path) / "submission"
+    said = " ".join(capsys.readouterr().out.split())
+    if kind == "image":
+        files = {"v2_OpenEnded_mscoco_karpathy_test_vl_peft_results.json", "gqa_testdev_balanced_results.json"}
+        files |= {"nlvr2_test1.csv", *(f"captions_karpathy_{s}_vl_peft_results.json" for s in ("val", "test"))}
+        archive, zipped = "captions_vl_peft_results.zip", sorted(f for f in files if f.startswith("captions"))
+    else:
+        tests = {"tvqa": "test", "how2qa": "test_public", "tvc": "test", "yc2c": "test"}
+        files = {
+            f"{task}/{task}_{split}_predictions.{'jsonl' if task in ('tvc', 'yc2c') else 'json'}"
+            for task, test in tests.items()
+            for split in ("val", test)
+        }
+        archive, zipped = "value.zip", sorted(files)
+    assert {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} == files | {archive}
+    with zipfile.ZipFile(folder / archive) as contents:
+        assert sorted(contents.namelist()) == zipped
+    assert said.count("all ids there") == len(files)
+
+
+def test_an_incomplete_submission_is_refused(
+    command: Callable[..., list[str]], demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(demo_root, tmp_path / "data")
+    video = json.loads((root / "video/ann/tvqa/tvqa_val.jsonl").read_text().splitlines()[0])["vid_name"]
+    (root / f"video/vis_features/tv/demo/{video}.npz").unlink()
+    assert main(command("test", "--submit", "--data.missing_features=skip", root=root)) == 2
+    assert re.search(r"tvqa_val_predictions.json: \d+ of the \d+ examples have no prediction", capsys.readouterr().err)

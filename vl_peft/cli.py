@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from datamodules.loading import TaskData
+from vl_peft.callbacks import Submissions
 from vl_peft.errors import ConfigError, UserError
 from vl_peft.module import VLModule
 
@@ -25,7 +27,7 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
 
   fit           train, validate after every epoch
   validate      score the validation splits       --ckpt_path CHECKPOINT
-  test          score the test splits             --ckpt_path CHECKPOINT
+  test          score the test splits             --ckpt_path CHECKPOINT, --submit for the servers' files
   predict       write answers for the test splits --ckpt_path CHECKPOINT
   plan          print the tasks' shares, steps and passes over the data of a configuration
   params        count its parameters and what of them trains; needs no data and loads no weights
@@ -51,6 +53,21 @@ class VLCLI(LightningCLI):
         parser.link_arguments("data.feature_dim", "model.backbone.init_args.feature_dim", apply_on="instantiate")
         parser.link_arguments("model.backbone.init_args.pretrained", "data.init_args.tokenizer")
         parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "test":
+            what = "also write the files that the benchmarks' servers want, checked and zipped, into the run's folder"
+            parser.add_argument("--submit", action="store_true", help=what)
+        return parser
+
+    def test(self, **arguments: Any) -> None:
+        """Score the test splits; for a submission, predict the validation splits too where the server wants them."""
+        if self.config.test.submit:
+            self.trainer.callbacks.append(Submissions())  # type: ignore[attr-defined]
+            if any(benchmark.submission("val") for benchmark in self.datamodule.benchmarks.values()):
+                self.trainer.validate(**arguments)
+        self.trainer.test(**arguments)
 
     def before_instantiate_classes(self) -> None:
         """See that there is a checkpoint before everything is built; one table of scores is enough: ours.

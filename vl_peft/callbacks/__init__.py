@@ -4,5 +4,6 @@ from vl_peft.callbacks.overview import Overview
 from vl_peft.callbacks.pictures import Pictures
 from vl_peft.callbacks.progress import Progress
 from vl_peft.callbacks.results import Results
+from vl_peft.callbacks.submissions import Submissions
 
-__all__ = ["Overview", "Pictures", "Progress", "Results"]
+__all__ = ["Overview", "Pictures", "Progress", "Results", "Submissions"]
