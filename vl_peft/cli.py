@@ -22,6 +22,7 @@ from datamodules.loading import TaskData
 from vl_peft.callbacks import Submissions
 from vl_peft.errors import ConfigError, UserError
 from vl_peft.module import VLModule
+from vl_peft.runs import NEWEST, continue_newest, newest_checkpoint
 
 USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains each)
 
@@ -69,6 +70,22 @@ class VLCLI(LightningCLI):
                 self.trainer.validate(**arguments)
         self.trainer.test(**arguments)
 
+    def fit(self, **arguments: Any) -> None:
+        """Train; ``--ckpt_path auto`` goes on with the newest run of that name, in its folder, if there is one."""
+        if (word := arguments["ckpt_path"]) in NEWEST:
+            arguments["ckpt_path"] = continue_newest(self.trainer, word)
+        self.trainer.fit(**arguments)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """The newest checkpoint by name, for evaluation too."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand != "fit" and (word := arguments["ckpt_path"]) in NEWEST:
+            arguments["ckpt_path"] = newest_checkpoint(self.trainer, word)
+        return arguments
+
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints hold no settings."""
+
     def before_instantiate_classes(self) -> None:
         """See that there is a checkpoint before everything is built; one table of scores is enough: ours.
 
@@ -76,7 +93,7 @@ class VLCLI(LightningCLI):
             ConfigError: if the file of ``--ckpt_path`` does not exist.
         """
         checkpoint = self.config.get(self.subcommand, {}).get("ckpt_path") if self.subcommand else None
-        if checkpoint and checkpoint not in ("last", "best", "hpc") and not Path(checkpoint).exists():
+        if checkpoint and checkpoint not in NEWEST and not Path(checkpoint).exists():
             raise ConfigError(f"--ckpt_path {checkpoint}: there is no such checkpoint.")
         if self.subcommand in ("validate", "test"):
             self.config[self.subcommand].verbose = False
@@ -107,6 +124,7 @@ def _lightning(args: list[str], cli: type[VLCLI] = VLCLI, run: bool = True, name
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=42,
+        save_config_kwargs={"overwrite": True},  # a run that goes on is still in its folder
         parser_kwargs=USAGES if run else {"prog": f"vl-peft {name}", "usage": USAGE_OF.format(name)},
         args=args,
         run=run,

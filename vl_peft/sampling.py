@@ -6,7 +6,10 @@ Nothing here is communicated between processes; every rank computes the same sch
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -150,6 +153,18 @@ class SequentialTaskSampler(Sampler[Draw]):
         return math.ceil(len(self.rows) / self.batch_size)
 
 
+def _leave_signals_to_parent(worker: int) -> None:
+    """A cluster signals all processes of a job; workers have to live on until the training process ends them."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """At the exit of the training process: what multiprocessing does there, a SIGTERM, the workers do not hear."""
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
 class TaskLoader:
     """Loads the batches that a sampler draws; knows how many it has handed out, and can go on there.
 
@@ -167,8 +182,13 @@ class TaskLoader:
 
     def __init__(self, dataset: Dataset[Any], sampler: TaskSampler | SequentialTaskSampler, **options: Any) -> None:
         self.sampler = sampler
-        self._loader = DataLoader(dataset, sampler=sampler, batch_size=None, **options)
+        self._loader = DataLoader(
+            dataset, sampler=sampler, batch_size=None, worker_init_fn=_leave_signals_to_parent, **options
+        )
         self._yielded = 0
+        if self._loader.num_workers:
+            atexit.unregister(_end_workers)
+            atexit.register(_end_workers)  # once, and after multiprocessing's own, so that it runs before
 
     def __len__(self) -> int:
         return len(self.sampler)

@@ -1,9 +1,10 @@
 """What happens around training: tables, progress, pictures, results."""
 
+from vl_peft.callbacks.last_checkpoint import LastCheckpoint, Preempted
 from vl_peft.callbacks.overview import Overview
 from vl_peft.callbacks.pictures import Pictures
 from vl_peft.callbacks.progress import Progress
 from vl_peft.callbacks.results import Results
 from vl_peft.callbacks.submissions import Submissions
 
-__all__ = ["Overview", "Pictures", "Progress", "Results", "Submissions"]
+__all__ = ["LastCheckpoint", "Overview", "Pictures", "Preempted", "Progress", "Results", "Submissions"]

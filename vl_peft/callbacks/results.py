@@ -37,9 +37,19 @@ class Results(Callback):
         self.baseline = baseline
         self.before: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
-        self._started = time.time()
+        self._started, self._seconds_before = time.time(), 0.0
         self._train_seconds: float | None = None
         self._baselines: dict[str, dict[str, float]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on still has to report at its end."""
+        seconds = self._seconds_before + time.time() - self._started
+        return {"before": self.before, "history": self.history, "seconds": seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.before, self.history = state_dict["before"], state_dict["history"]
+        self._seconds_before = state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -58,7 +68,7 @@ class Results(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the scores of the last validation."""
-        self._train_seconds = time.time() - self._started
+        self._train_seconds = self._seconds_before + time.time() - self._started
         self._finish(trainer, cast(VLModule, pl_module), "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -82,8 +92,8 @@ class Results(Callback):
         console.print(self._table(module.metrics, results, split))
         for file in files:
             console.print(f"wrote {file}", soft_wrap=True, highlight=False)
-        checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if checkpoint and self._train_seconds is not None:
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        if checkpoint.exists() and self._train_seconds is not None:
             console.print(f"wrote {os.path.relpath(checkpoint)}", soft_wrap=True, highlight=False)
         console.print(f"TensorBoard: tensorboard --logdir {folder.parent.parent}", soft_wrap=True, highlight=False)
 

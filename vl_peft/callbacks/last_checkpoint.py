@@ -1,0 +1,159 @@
+"""The newest checkpoint of a run, and leaving in time when the machine is wanted back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+from vl_peft.checkpoint_io import SafeCheckpointIO
+from vl_peft.errors import DataError, UserError
+
+PREEMPTED = 75
+"""Exit status of a run that was asked to stop and can be continued (``EX_TEMPFAIL`` of sysexits.h)."""
+
+
+class Preempted(SystemExit):
+    """The run has left in time: its checkpoint is written. Exit status 75."""
+
+    def __init__(self) -> None:
+        super().__init__(PREEMPTED)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt`` in the run's folder: after each epoch, every so many steps, when asked to stop.
+
+    A signal only sets a flag. At the end of a step the processes agree on it, write the checkpoint and leave with exit
+    status 75; a SLURM job asks to be queued again first. ``--ckpt_path auto`` then goes on, in the same folder.
+
+    Args:
+        every_n_steps: how often within an epoch.
+        signals: which signals ask to stop.
+        agree_every_n_steps: several processes ask each other only so often: it makes them wait for each other.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 500,
+        signals: tuple[str, ...] = ("SIGUSR1", "SIGTERM"),
+        agree_every_n_steps: int = 10,
+    ) -> None:
+        unknown = [name for name in signals if not hasattr(signal, name)]
+        if unknown or every_n_steps < 1 or agree_every_n_steps < 1:
+            raise UserError(f"LastCheckpoint: steps must be 1 or more, and signals known ones, not {unknown}.")
+        self.every_n_steps, self.agree_every_n_steps = every_n_steps, agree_every_n_steps
+        self.signals = [signal.Signals[name] for name in signals]
+        self._asked = ""
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def file(self, trainer: Trainer) -> Path:
+        """Where the checkpoint is; asks the other processes."""
+        return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that the folder can be written to, before hours of training.
+
+        Raises:
+            DataError: it cannot.
+        """
+        file = self.file(trainer)
+        if trainer.is_global_zero:
+            probe = file.with_name(".probe")
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                probe.write_bytes(b"")
+                probe.unlink()
+            except OSError as error:
+                remedy = "Give another with --trainer.logger.init_args.save_dir."
+                raise DataError(file.parent, f"the run cannot write here ({error})", remedy=remedy) from error
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen from the beginning."""
+        self._listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen, if there was no sanity check."""
+        self._listen()
+
+    def _listen(self) -> None:
+        """In the place of Lightning: it stops inside a step, and under SLURM loses that step."""
+        for number in self.signals if not self._handlers else ():
+            self._handlers[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = signal.Signals(number).name
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save every ``every_n_steps`` steps; save and leave when asked to."""
+        last = batch_idx + 1 == trainer.num_training_batches
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not last:
+            return  # within an update: gathered gradients are in no checkpoint
+        stop = self._agreed(trainer, last)
+        if stop or trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+        if stop:
+            self._leave(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after each epoch, validation included."""
+        self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop listening; a last checkpoint that could not be written is an error after all.
+
+        Raises:
+            DataError: the checkpoint is not that of the end.
+        """
+        self._restore()
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, SafeCheckpointIO) and io.problem:
+            raise DataError(self.file(trainer), io.problem, remedy="Make room and go on with --ckpt_path auto.")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._restore()
+
+    def _agreed(self, trainer: Trainer, last: bool) -> bool:
+        if trainer.world_size == 1:
+            return bool(self._asked)
+        if trainer.global_step % self.agree_every_n_steps and not last:
+            return False
+        return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.file(trainer), weights_only=False)
+
+    def _leave(self, trainer: Trainer) -> None:
+        rank_zero_info(f"{self._asked or 'A signal'}: the checkpoint is written; go on with --ckpt_path auto.")
+        if trainer.is_global_zero:
+            requeue()
+        trainer.strategy.barrier("preempted")
+        raise Preempted
+
+    def _restore(self) -> None:
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def requeue() -> None:
+    """Put this SLURM job back into the queue; nothing outside SLURM."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
+    if job is None:
+        return
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        job += f"_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60, capture_output=True, text=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        rank_zero_warn(f"The job {job} could not be queued again ({error}): submit it again, with --ckpt_path auto.")

@@ -1,0 +1,48 @@
+"""Run folders: which run is the newest, and going on in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from vl_peft.errors import ConfigError
+
+NEWEST = ("auto", "last")
+"""Words for ``--ckpt_path``: the newest checkpoint of the runs with this name; without one, ``auto`` begins anew."""
+
+
+def newest_checkpoint(trainer: Trainer, word: str) -> Path | None:
+    """The newest ``version_<n>/checkpoints/last.ckpt`` of the runs with the logger's name.
+
+    Args:
+        trainer: its logger says where runs are and what this one is called.
+        word: one of ``NEWEST``.
+
+    Returns:
+        The file, or ``None`` if there is none and the word is ``auto``.
+
+    Raises:
+        ConfigError: there is none, and the word is ``last``; or the logger does not number its runs.
+    """
+    logger = trainer.logger
+    if not isinstance(logger, TensorBoardLogger):
+        raise ConfigError(f"--ckpt_path {word} needs a TensorBoardLogger; give the checkpoint's file.")
+    files = list(Path(logger.root_dir).glob("version_*/checkpoints/last.ckpt"))
+    if not files and word == "last":
+        raise ConfigError(f"--ckpt_path last: no run in {logger.root_dir} has a checkpoint.")
+    return max(files, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def continue_newest(trainer: Trainer, word: str) -> Path | None:
+    """As :func:`newest_checkpoint`; the trainer then logs into the folder of that run."""
+    checkpoint = newest_checkpoint(trainer, word)
+    if checkpoint is not None:
+        logger = trainer.logger
+        assert isinstance(logger, TensorBoardLogger)
+        version = int(checkpoint.parents[1].name.removeprefix("version_"))
+        trainer.logger = TensorBoardLogger(logger.save_dir, logger.name, version)
+        rank_zero_info(f"Going on from {checkpoint}")
+    return checkpoint
