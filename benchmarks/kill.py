@@ -157,9 +157,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         for event in events.Scalars(tag)
     }
     results = json.loads((run / "results.json").read_text())
-    kept = {
-        name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
-    }
+    names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+    kept = {name: checkpoint[name] for name in names}
     kept |= {"losses": losses, "scores": results["scores"], "history": results["history"]}
     return kept | {task: (run / f"predictions/val_{task}.jsonl").read_text() for task in TASKS}
 
@@ -185,12 +184,8 @@ def benchmark(root: Path, runs: int, seed: int, folder: Path) -> int:
     base += ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--ckpt_path=auto"]
     for i, (workers, world) in enumerate(kinds):
         strategy = "ddp_find_unused_parameters_true" if world > 1 else "auto"
-        arguments = [
-            *base,
-            f"--data.num_workers={workers}",
-            f"--trainer.devices={world}",
-            f"--trainer.strategy={strategy}",
-        ]
+        arguments = [*base, f"--data.num_workers={workers}", f"--trainer.devices={world}"]
+        arguments.append(f"--trainer.strategy={strategy}")
         whole = folder / f"whole{i}"
         begun = time.monotonic()
         finish(start(arguments, whole, world), whole)

@@ -65,7 +65,8 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_whole_file(tmp_path: Path) -> 
     code = (
         "import torch, itertools\nfrom vl_peft.checkpoint_io import SafeCheckpointIO\nio = SafeCheckpointIO()\n"
         "for step in itertools.count():\n"
-        f"    io.save_checkpoint({{'state_dict': {{'w': torch.full((1 << 20,), float(step))}}, 'loops': {{}}}}, {str(file)!r})\n"
+        "    state = {'w': torch.full((1 << 20,), float(step))}\n"
+        f"    io.save_checkpoint({{'state_dict': state, 'loops': {{}}}}, {str(file)!r})\n"
         "    print(step, flush=True)\n"
     )
     for wait in (0.0, 0.003, 0.011, 0.02):
@@ -104,7 +105,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_checkpoint_is_named(file: Path, size: float) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(size * len(content)) if 0 < size < 1 else int(size)])
-    with pytest.raises(DataError, match="last.ckpt"):
+    with pytest.raises(DataError, match=r"last\.ckpt"):
         read_checkpoint(file)
 
 
