@@ -23,6 +23,7 @@ from vl_peft.callbacks import Submissions
 from vl_peft.errors import ConfigError, UserError
 from vl_peft.module import VLModule
 from vl_peft.runs import NEWEST, continue_newest, newest_checkpoint
+from vl_peft.sampling import worker_death
 
 USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains each)
 
@@ -235,6 +236,8 @@ def _hush() -> None:
 def _mistake(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an error, if there is one: libraries wrap what is raised below them."""
     while error is not None and not isinstance(error, UserError):
+        if death := worker_death(error):
+            return death
         error = error.__cause__
     return error
 

@@ -74,6 +74,7 @@ class VLModule(LightningModule):
         self.betas, self.eps, self.warmup = betas, eps, warmup
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
+        self.skipped_step = False  # the last one, because its gradient was not finite
         tuning.attach(backbone, list(tasks))
         if adapters is not None:
             load_adapters(adapters, backbone)
@@ -160,7 +161,7 @@ class VLModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm as the trainer is told to, and log what it was before.
+        """Clip the norm as the trainer is told to, and log what it was before. One that is not finite skips the step.
 
         Done here because Lightning refuses to clip for a fused optimizer under mixed precision; bf16 has no loss
         scaling, so there the gradients are what they seem.
@@ -170,7 +171,10 @@ class VLModule(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         self.log("train/grad_norm", norm)
-        if gradient_clip_val:
+        self.skipped_step = not bool(norm.isfinite())
+        if self.skipped_step:  # what has no gradient, AdamW leaves alone: no momentum, no weight decay
+            optimizer.zero_grad()
+        elif gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     # -- evaluation -------------------------------------------------------------------------------------------------

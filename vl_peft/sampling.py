@@ -159,6 +159,14 @@ def _leave_signals_to_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def worker_death(error: BaseException) -> UserError | None:
+    """What to tell the user if an error says that a worker has died; torch raises it wherever the program is."""
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        return None
+    remedy = "Out of memory is the usual cause: lower --data.num_workers or --data.cache_gb."
+    return UserError(f"A data worker has died ({error}). {remedy}")
+
+
 def _end_workers() -> None:
     """At the exit of the training process: what multiprocessing does there, a SIGTERM, the workers do not hear."""
     for process in multiprocessing.active_children():

@@ -1,5 +1,6 @@
 """What happens around training: tables, progress, pictures, results."""
 
+from vl_peft.callbacks.guards import Guards
 from vl_peft.callbacks.last_checkpoint import LastCheckpoint, Preempted
 from vl_peft.callbacks.overview import Overview
 from vl_peft.callbacks.pictures import Pictures
@@ -7,4 +8,4 @@ from vl_peft.callbacks.progress import Progress
 from vl_peft.callbacks.results import Results
 from vl_peft.callbacks.submissions import Submissions
 
-__all__ = ["LastCheckpoint", "Overview", "Pictures", "Preempted", "Progress", "Results", "Submissions"]
+__all__ = ["Guards", "LastCheckpoint", "Overview", "Pictures", "Preempted", "Progress", "Results", "Submissions"]
