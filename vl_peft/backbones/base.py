@@ -161,7 +161,7 @@ class Backbone(nn.Module, ABC):
         return torch.cat([out.last_hidden_state, self.added["encoder_side"](states, mask)], dim=-1), mask
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy of every target token, float32 ``[B, T]``, 0 where there is no label."""
+        """Cross-entropy of every target token, at least float32 ``[B, T]``, 0 where there is no label."""
         if batch.labels is None:
             raise ValueError("The batch has no labels.")
         encoded, mask = self.encode(batch)
@@ -171,8 +171,9 @@ class Backbone(nn.Module, ABC):
         # has to know which row is of which task.
         by_row = len(self.route.runs) > 1 and isinstance(self.head().linear, TunedLinear)
         logits = self.logits(hidden)[labelled] if by_row else self.logits(hidden[labelled])
-        losses = functional.cross_entropy(logits.float(), batch.labels[labelled], reduction="none")
-        return torch.zeros(batch.labels.shape, device=losses.device).masked_scatter(labelled, losses)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = functional.cross_entropy(logits, batch.labels[labelled], reduction="none")
+        return losses.new_zeros(batch.labels.shape).masked_scatter(labelled, losses)
 
     def decode(self, decoder_input_ids: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
         """Decoder states ``[B, T, D]``."""
