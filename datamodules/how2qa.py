@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.video import VideoQuestions
+from datamodules.video_questions import VideoQuestions
 from vl_peft.batch import Task
 from vl_peft.metrics import ExactMatch, SentenceMetric
 

@@ -1,0 +1,48 @@
+"""What the video benchmarks with captions share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from datamodules.captions import LineBreaks, captions_of
+from datamodules.findings import Findings
+from datamodules.loading import Split
+from datamodules.records import Record
+from datamodules.video import VideoBenchmark
+from vl_peft.metrics import CaptionMetrics, SentenceMetric
+
+
+class VideoCaptions(VideoBenchmark):
+    """Captions of a clip.
+
+    Args:
+        flatten_val: validate on one example per caption with that caption as its only reference, as the published code
+            does, instead of one per clip with all its captions. Scores of the two are not comparable.
+        line_breaks: line breaks within a caption become one space, or are kept; both are counted.
+        **shared: options of every video benchmark.
+    """
+
+    def __init__(self, flatten_val: bool = False, line_breaks: LineBreaks = "space", **shared: Any) -> None:
+        super().__init__(**shared)
+        self.flatten_val, self.line_breaks = flatten_val, line_breaks
+
+    def labels(self, record: Record, split: Split, found: Findings) -> Iterator[dict[str, Any]]:
+        """One Example per caption (training) or per clip; without captions where a test file hides them."""
+        clip = str(record.require("clip_id", (int, str)))
+        meta = {k: record.fields[k] for k in ("vid_name", "clip_id", "ts") if k in record.fields}
+        if split == "test" and not record.fields.get("descs"):
+            yield {"id": clip, "meta": meta}
+            return
+        captions = captions_of(record.each("descs"), "desc", found, self.line_breaks)
+        if not captions:
+            raise record.error("it has no captions")
+        groups = {clip: tuple(caption for _, caption in captions)}
+        if split == "train" or (split == "val" and self.flatten_val):
+            groups = {str(desc.require("desc_id", (int, str))): (caption,) for desc, caption in captions}
+        for key, group in groups.items():
+            yield {"id": key, "targets": group, "weights": (1.0,) * len(group), "references": group, "meta": meta}
+
+    def metric(self) -> SentenceMetric:
+        """BLEU, METEOR, ROUGE-L and CIDEr after VALUE's replacement of non-ASCII characters by spaces."""
+        return CaptionMetrics(ascii_only=True)
