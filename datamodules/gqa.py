@@ -99,15 +99,19 @@ class GQA(ImageBenchmark):
         """Large splits through their index; only the distinct images are looked at."""
         if not any(name.endswith("_all") for name in self.splits[split]) or self.form(split) == "processed":
             return super().collect(split)
-        files = [_existing(path) for path in self.files(split)["official"]]
-        folder = Path(self.index_folder) if self.index_folder else None
-        hidden = any(map(_is_hidden, self.splits[split]))
-        parts = indexed(files, folder, hidden, lambda message: self.report(f"{split}: {message}"))
-        questions = IndexedQuestions(parts, partial(self._example, evaluated=split != "train"))
+        questions = self.indexed(split)
         known = set(self.store(split).keys())
         missing = {image: count for image, count in questions.images().items() if image not in known}
         self.without_features(missing, split)
         return questions.without(missing) if missing else questions
+
+    def indexed(self, split: Split) -> IndexedQuestions:
+        """All questions of the official files of a split through their index, whether or not there are features."""
+        files = [_existing(path) for path in self.files(split)["official"]]
+        folder = Path(self.index_folder) if self.index_folder else None
+        hidden = any(map(_is_hidden, self.splits[split]))
+        parts = indexed(files, folder, hidden, lambda message: self.report(f"{split}: {message}"))
+        return IndexedQuestions(parts, partial(self._example, evaluated=split != "train"))
 
     def commonest_target(self) -> str:
         """As of every benchmark; counted in the index where there is one."""
