@@ -146,7 +146,7 @@ class GQA(ImageBenchmark):
     def _processed(self, record: Record, split: Split) -> Iterator[Example]:
         scores = {} if _is_hidden(record.file.name) else soft_labels(record)
         text, image = record.require("sent", str), record.require("img_id", str)
-        example = self._example(Question(record.require("question_id", str), text, image, None, {}), split != "train")
+        example = self._example(Question(record.identifier("question_id"), text, image, None, {}), split != "train")
         answers = tuple(scores)
         yield replace(example, targets=answers, weights=tuple(scores.values()), references=answers)
 

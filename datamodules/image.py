@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from datamodules.base import Benchmark
 from datamodules.loading import Split
-from datamodules.records import Record, locate
+from datamodules.records import Record, is_text, locate
 from vl_peft.errors import ConfigError
 
 Form = Literal["official", "processed"]
@@ -70,6 +70,8 @@ def soft_labels(record: Record) -> dict[str, float]:
     for answer, score in labels.items():
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 < score <= 1:
             raise record.error(f"the score of '{answer}' in 'label' is {score!r}, not a number above 0 and up to 1")
+        if not is_text(answer):
+            raise record.error("an answer in 'label' has half of a character (a lone surrogate)")
     return ranked({answer: float(score) for answer, score in labels.items()})
 
 

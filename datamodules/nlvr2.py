@@ -80,7 +80,7 @@ class NLVR2(ImageBenchmark):
             raise record.error(f"'label' is {label}, not 0 or 1")
         images = record.require("img0", str), record.require("img1", str)
         sentence = record.require("sent", str)
-        yield self._example(record.require("identifier", str), sentence, images, ("false", "true")[label])
+        yield self._example(record.identifier("identifier"), sentence, images, ("false", "true")[label])
 
     def _example(self, key: str, sentence: str, images: tuple[str, str], answer: str) -> Example:
         return Example(key, self.prompted(sentence), images, (answer,), (1.0,), (answer,))

@@ -55,8 +55,15 @@ class Record:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool and kind is not object):
             kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             raise self.error(f"'{key}' is {type(value).__name__}, not {kinds}")
-        if isinstance(value, str) and not _is_text(value):
+        if isinstance(value, str) and not is_text(value):
             raise self.error(f"'{key}' has half of a character (a lone surrogate)")
+        return value
+
+    def identifier(self, key: str) -> str:
+        """A field that other files know the record by: a whole number, or a text that is not empty."""
+        value = str(self.require(key, (int, str)))
+        if not value:
+            raise self.error(f"'{key}' is empty")
         return value
 
     def each(self, key: str) -> list[Record]:
@@ -167,7 +174,7 @@ def _parse(path: Path, number: int, text: str) -> Any:
         raise MalformedError(path, problem, f"on line {number}", SKIP) from error
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """False of a text that cannot be encoded, and so neither tokenized nor printed."""
     try:
         value.encode()

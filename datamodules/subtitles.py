@@ -18,15 +18,14 @@ class Subtitles:
 
     Args:
         file: the JSON-lines file.
-        found: counts lines that cannot be used and videos with two of them, of which the first counts; and, when they
-            are asked for, videos without a line and videos in which nothing is said.
+        found: counts lines that cannot be used, and second lines for a video, of which the first counts.
         missing: what :meth:`of` does for a video the file does not have: give ``""``, or raise.
     """
 
     def __init__(self, file: Path, found: Findings, missing: Literal["empty", "fail"] = "empty") -> None:
-        self.file, self.found, self.missing = file, found, missing
-        self._silent: set[str] = set()
+        self.file, self.missing = file, missing
         self._texts: dict[str, str] = {}
+        self._asked: dict[str, None] = {}  # for videos without a text; in their order
         for line in read_lines(file, found.reject):
             try:
                 video = line.require("vid_name", str)
@@ -44,8 +43,12 @@ class Subtitles:
         if text is None and self.missing == "fail":
             remedy = "Add a line for it, or set missing_subtitles: empty to go on without its subtitles."
             raise DataError(self.file, "no subtitles of this video", video, remedy)
-        if not text and video not in self._silent:
-            self._silent.add(video)
-            absent = f"videos have no subtitles in {self.file}; theirs are left empty"
-            self.found.note(absent if text is None else "videos have subtitles without a word", video)
+        if not text:
+            self._asked[video] = None
         return text or ""
+
+    def tell(self, found: Findings) -> None:
+        """Count the videos that were asked for and have no line, or one in which nothing is said."""
+        absent = f"videos have no subtitles in {self.file}; theirs are left empty"
+        for video in self._asked:
+            found.note("videos have subtitles without a word" if video in self._texts else absent, video)

@@ -81,6 +81,7 @@ class VideoBenchmark(Benchmark):
             for file in self._files(split):
                 make = partial(self._examples_of, split=split, subtitles=subtitles, found=found)
                 yield from found.examples(read_lines(file, found.reject), make)
+            subtitles.tell(found)
 
     def _examples_of(self, record: Record, split: Split, subtitles: Subtitles, found: Findings) -> Iterator[Example]:
         video = record.require("vid_name", str)

@@ -32,7 +32,7 @@ class VideoQuestions(VideoBenchmark):
                 raise record.error(f"'answer_idx' is {index}, not one of 0 to {self.choices - 1}")
             right = (f"a{index}",)
         yield {
-            "id": str(record.require("qid", (int, str))),
+            "id": record.identifier("qid"),
             "targets": right,
             "weights": (1.0,) * len(right),
             "references": right,
