@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import h5py
 import msgspec
@@ -26,6 +26,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from datamodules.packed import StoredExamples
 from datamodules.records import DAMAGED, read_items
 from vl_peft.batch import Example
 from vl_peft.errors import ConfigError, DataError
@@ -49,8 +50,8 @@ class Question(NamedTuple):
     facts: Mapping[str, Any]
 
 
-class IndexedQuestions(Sequence[Example]):
-    """An immutable sequence of examples over index files, which every process maps and none holds.
+class IndexedQuestions(StoredExamples):
+    """Examples over index files, which every process maps and none holds.
 
     Args:
         parts: the indices, one after the other.
@@ -64,18 +65,10 @@ class IndexedQuestions(Sequence[Example]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self.make(self.parts[part].question(index - int(self._ends[part - 1]) if part else index))
+    def example(self, row: int) -> Example:
+        """Decodes the question."""
+        part = int(np.searchsorted(self._ends, row, side="right"))
+        return self.make(self.parts[part].question(row - int(self._ends[part - 1]) if part else row))
 
     def images(self) -> Counter[str]:
         """How many questions there are of each image."""

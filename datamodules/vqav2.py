@@ -12,7 +12,7 @@ from datamodules.coco import KARPATHY_FILE, karpathy_images
 from datamodules.findings import Findings
 from datamodules.image import Form, ImageBenchmark
 from datamodules.loading import Split
-from datamodules.records import Record, locate, read_items, read_json, read_list
+from datamodules.records import DAMAGED, Record, locate, read_items, read_json, read_list
 from datamodules.vqa_files import (
     Labels,
     Question,
@@ -22,6 +22,7 @@ from datamodules.vqa_files import (
     without_people,
 )
 from vl_peft.batch import Example, Task
+from vl_peft.errors import DataError
 from vl_peft.metrics import SentenceMetric, VQAAccuracy
 
 # Trained on train2014; its validation set val2014 is public; the answers to test2015 are on the server only.
@@ -173,7 +174,12 @@ class VQAv2(ImageBenchmark):
     @cached_property
     def _vocabulary(self) -> Container[str] | None:
         file = self.root / "vqa/trainval_ans2label.json"
-        return frozenset(read_json(file)) if locate(file) else None
+        if not locate(file):
+            return None
+        answers = read_json(file)
+        if not isinstance(answers, dict):
+            raise DataError(file, f"an object of answers was expected, not {type(answers).__name__}", remedy=DAMAGED)
+        return frozenset(answers)
 
 
 def _is_about(field: str, ids: Container[int] | None, record: Record) -> bool:
