@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+from lightning_utilities.core import rank_zero
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from datamodules.findings import Findings
 from datamodules.loading import Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
@@ -66,8 +69,10 @@ class Benchmark(TaskData):
         self.max_source, self.max_target = max_source or self.max_source, max_target or self.max_target
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.prompt_text = (self.prompt if prompt_text is None else prompt_text) if use_prompt else ""
-        self._examples: dict[Split, PackedExamples] = {}
+        self._examples: dict[Split, Sequence[Example]] = {}
         self._stores: dict[str, FeatureStore] = {}
+        self._sizes: dict[Split, int] = {}
+        self.unreadable: dict[str, str] = {}
         self._reported: set[str] = set()
 
     @abstractmethod
@@ -111,28 +116,46 @@ class Benchmark(TaskData):
         start = len(before) + (len(self.prompt_text) if self.loading.prompt_position == "front" else 0)
         return source, (start, start + len(context))
 
-    def report(self, message: str) -> None:
-        """Tell the user something about the data, once."""
+    def report(self, message: str, everywhere: bool = False) -> None:
+        """Tell the user something about the data, once: on the first process, or on any that knows of it."""
         if message not in self._reported:
             self._reported.add(message)
-            rank_zero_info(f"{self.task.name}: {message}")
+            tell = rank_zero.log.info if everywhere else rank_zero_info
+            tell(f"{self.task.name}: {message}")
 
-    def examples(self, split: Split) -> PackedExamples:
+    def report_unreadable(self, problems: Mapping[str, str]) -> None:
+        """Tell which features could not be read and why: each key once, on the process that needed it."""
+        for key in problems.keys() - self.unreadable.keys():
+            self.report(f"{problems[key]} Zeros take the place of these features", everywhere=True)
+        self.unreadable.update(problems)
+
+    @contextmanager
+    def findings(self, split: Split) -> Iterator[Findings]:
+        """Count what is odd while a split is read, and report it in the end."""
+        found = Findings(self.loading.malformed)
+        yield found
+        for line in found.lines():
+            self.report(f"{split}: {line}")
+
+    def examples(self, split: Split) -> Sequence[Example]:
         """All examples of a split, parsed once, without those that have no features if these are to be skipped.
 
         Raises:
             DataError: if the split is empty or features are missing.
         """
         if split not in self._examples:
-            examples = PackedExamples(self._with_features(self.read(split), split))
+            examples = self.collect(split)
             if not len(examples):
                 raise DataError(self.root, f"the {split} split of {self.task.name} is empty", remedy="Check its files.")
             self._examples[split] = examples
         return self._examples[split]
 
+    def collect(self, split: Split) -> Sequence[Example]:
+        """Read a split into memory."""
+        return PackedExamples(self._with_features(self.read(split), split))
+
     def _with_features(self, examples: Iterable[Example], split: Split) -> Iterator[Example]:
-        store = self.store(split)
-        known = set(store.keys())
+        known = set(self.store(split).keys())
         missing: dict[str, int] = defaultdict(int)
         for example in examples:
             absent = [key for key in example.visuals if key not in known]
@@ -140,6 +163,10 @@ class Benchmark(TaskData):
                 missing[key] += 1
             if not absent:
                 yield example
+        self.without_features(missing, split)
+
+    def without_features(self, missing: Mapping[str, int], split: Split) -> None:
+        """Report the keys that have no features, and of how many examples they are; raises DataError if that fails."""
         if missing:
             what = (
                 f"no features for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
@@ -147,7 +174,7 @@ class Benchmark(TaskData):
             )
             if self.loading.missing_features == "fail":
                 remedy = "Extract them, or leave these examples out with --data.missing_features skip."
-                raise DataError(store.path, what, remedy=remedy)
+                raise DataError(self.store(split).path, what, remedy=remedy)
             self.report(f"{what}: skipped")
 
     def commonest_target(self) -> str:
@@ -206,25 +233,48 @@ class Benchmark(TaskData):
         targets = None
         if split == "train":
             targets = [draw_target(e, self.loading.seed, draw.epoch) for e in examples]
-        store = self.store(split)
+        unreadable: dict[str, str] = {}
         pad = self.visual_kind == "frames" and not self.loading.mask_padding
         batch = collate(
             task=self.task.name,
             examples=examples,
             targets=targets,
-            features=[[self._visual(store, key) for key in e.visuals] for e in examples],
+            features=[[self._visual(split, key, unreadable) for key in e.visuals] for e in examples],
             tokenizer=self.tokenizer,
             max_source=self.max_source,
             max_target=self.max_target,
             cut=self.loading.cut,
             pad_visual_to=self.visual_tokens if pad else None,
         )
-        return batch if split == "train" else replace(batch, examples=examples)
+        return replace(batch, unreadable=unreadable, examples=[] if split == "train" else examples)
 
-    def _visual(self, store: FeatureStore, key: str) -> Features:
+    def feature_size(self, split: Split) -> int:
+        """F of a split's features, by any one file; where damaged ones are allowed, by the first that is sound."""
+        store = self.store(split)
+        if self.loading.unreadable_features == "fail":
+            return store.dim
+        if split not in self._sizes:
+            self._sizes[split] = next(filter(None, map(partial(_size_of, store), store.keys())), 0) or store.dim
+        return self._sizes[split]
+
+    def _visual(self, split: Split, key: str, unreadable: dict[str, str]) -> Features:
         pool = pool_grid if self.visual_kind == "grid" else pool_time
-        features = pool(store.read(key), self.visual_tokens)
+        store = self.store(split)
+        try:
+            features = pool(store.read(key), self.visual_tokens)
+        except (DataError, ValueError) as error:
+            if self.loading.unreadable_features == "fail":
+                raise error if isinstance(error, DataError) else DataError(store.file(key), str(error), key) from error
+            unreadable[key] = str(error)
+            return np.zeros((self.visual_tokens, self.feature_size(split)), np.float32)
         return np.zeros_like(features) if self.loading.ablate_visual else features
+
+
+def _size_of(store: FeatureStore, key: str) -> int | None:
+    try:
+        return int(store.read(key).shape[1])
+    except DataError:
+        return None
 
 
 def _packed_or_folder(folder: Path) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datamodules.findings import Findings
 from datamodules.records import Record
-from datamodules.video import VideoCaptions
+from datamodules.video_captions import VideoCaptions
 from vl_peft.batch import Generation, Task
 
 
@@ -21,6 +22,6 @@ class TVC(VideoCaptions):
     val_files = ("tvc_val_release",)
     test_files = ("tvc_test_release", "tvc_test_public_release")
 
-    def tail(self, record: Record) -> str:
+    def tail(self, record: Record, found: Findings) -> str:
         """The time span."""
-        return self.time_span(record)
+        return self.time_span(record, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from datamodules.records import Record
-from datamodules.video import VideoQuestions
+from datamodules.video_questions import VideoQuestions
 from vl_peft.batch import Task
 from vl_peft.metrics import ExactMatch, SentenceMetric
 

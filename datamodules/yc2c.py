@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datamodules.findings import Findings
 from datamodules.records import Record
-from datamodules.video import VideoCaptions
+from datamodules.video_captions import VideoCaptions
 from vl_peft.batch import Generation, Task
 
 
@@ -21,6 +22,6 @@ class YC2C(VideoCaptions):
     val_files = ("yc2c_val_release",)
     test_files = ("yc2c_test_release",)
 
-    def tail(self, record: Record) -> str:
+    def tail(self, record: Record, found: Findings) -> str:
         """Nothing follows the subtitles."""
         return ""

@@ -85,6 +85,7 @@ class Batch:
         examples: the B examples themselves in evaluation, for the metric; empty in training.
         row_tasks: the task of each row, if the batch mixes tasks. Names, which need no agreement on an order and stay
             on the CPU; rows of one task side by side cost the least.
+        unreadable: keys whose features could not be read, and why; zeros took their place.
     """
 
     task: str
@@ -100,6 +101,7 @@ class Batch:
     weights: Tensor
     examples: list[Example] = field(default_factory=list)
     row_tasks: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
