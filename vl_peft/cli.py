@@ -145,6 +145,7 @@ def data(args: list[str]) -> None:
     pack.add_argument("source", metavar="folder", type=Path, help="feature folder, such as .../data_clip_RN101_att")
     pack.add_argument("out", type=Path, nargs="?", help="packed file (FOLDER.packed.h5, where training finds it)")
     pack.add_argument("--pool", type=int, default=None, help="rows to shorten each to, as training does: 36 or 64")
+    pack.add_argument("--dtype", choices=["keep", "float16", "bfloat16"], default="keep", help="of the rows (keep)")
     verify = tools.add_parser("verify", help="compare a packed file with its checksum")
     verify.add_argument("source", metavar="file", type=Path)
     unpack = tools.add_parser("unpack", help="a packed file as one file per image or video again, bit-equal")
