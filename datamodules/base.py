@@ -16,8 +16,9 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from datamodules.loading import Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
-from vl_peft.collate import Features, collate, draw_target
-from vl_peft.errors import ConfigError, DataError
+from vl_peft.collate import Visual, collate, draw_target
+from vl_peft.errors import DataError
+from vl_peft.features.find import find_store
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
@@ -167,33 +168,11 @@ class Benchmark(TaskData):
         """
         pattern = self.feature_folder(split)
         if pattern not in self._stores:
-            path = self._feature_path(pattern)
             kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
-            packed = path.name.endswith(PackedStore.suffix)  # mapped into memory: no cache of its own
-            self._stores[pattern] = (
-                PackedStore(path) if packed else CachedStore(kind(path), int(self.loading.cache_gb * 2**30))
-            )
+            store = find_store(self.root, pattern, self.loading.encoder, kind)
+            mapped = isinstance(store, PackedStore)  # into memory: it needs no cache
+            self._stores[pattern] = store if mapped else CachedStore(store, int(self.loading.cache_gb * 2**30))
         return self._stores[pattern]
-
-    def _feature_path(self, pattern: str) -> Path:
-        """The folder of feature files or, if there is one, the packed file beside it."""
-        if self.loading.encoder is not None:
-            return _packed_or_folder(self.root / pattern.format(encoder=self.loading.encoder))
-        folders = {path for path in self.root.glob(pattern.format(encoder="*")) if path.is_dir()}
-        files = self.root.glob(pattern.format(encoder="*") + PackedStore.suffix)
-        found = sorted(folders | {path.with_name(path.name.removesuffix(PackedStore.suffix)) for path in files})
-        if len(found) > 1:
-            raise ConfigError(
-                f"Features of several encoders are in {found[0].parent}: {', '.join(p.name for p in found)}. "
-                "Choose one with --data.encoder."
-            )
-        if not found:
-            raise DataError(
-                self.root / pattern.format(encoder="<encoder>"),
-                "no such feature folder",
-                remedy="Set --data.root to your data, or write the demo corpus with `vl-peft data demo`.",
-            )
-        return _packed_or_folder(found[0])
 
     def load(self, split: Split, draw: Draw) -> Batch:
         """The batch of the drawn rows. Training draws one target per example; evaluation keeps the examples."""
@@ -207,7 +186,7 @@ class Benchmark(TaskData):
             task=self.task.name,
             examples=examples,
             targets=targets,
-            features=[[self._visual(store, key) for key in e.visuals] for e in examples],
+            visuals=[[self._visual(store, key) for key in e.visuals] for e in examples],
             tokenizer=self.tokenizer,
             max_source=self.max_source,
             max_target=self.max_target,
@@ -216,12 +195,12 @@ class Benchmark(TaskData):
         )
         return batch if split == "train" else replace(batch, examples=examples)
 
-    def _visual(self, store: FeatureStore, key: str) -> Features:
-        pool = pool_grid if self.visual_kind == "grid" else pool_time
-        features = pool(store.read(key), self.visual_tokens)
-        return np.zeros_like(features) if self.loading.ablate_visual else features
-
-
-def _packed_or_folder(folder: Path) -> Path:
-    packed = folder.with_name(folder.name + PackedStore.suffix)
-    return packed if packed.is_file() else folder
+    def _visual(self, store: FeatureStore, key: str) -> Visual:
+        """Features shortened to ``visual_tokens``: of image regions, which come in order, the first are kept."""
+        features, boxes = store.read(key), store.boxes(key)
+        if boxes is not None:
+            visual = Visual(features[: self.visual_tokens], boxes[: self.visual_tokens])
+        else:
+            pool = pool_grid if self.visual_kind == "grid" else pool_time
+            visual = Visual(pool(features, self.visual_tokens))
+        return Visual(np.zeros_like(visual.features)) if self.loading.ablate_visual else visual

@@ -79,7 +79,7 @@ class Batch:
         visual: float32 ``[B, V, F]``; visual_mask: int64 ``[B, V]``, 1 for real visual tokens.
         image_index: int64 ``[B, V]``, which of the example's images a visual token belongs to (0 or 1).
         object_index: int64 ``[B, V]``, the token's place within its image or video, from 0.
-        boxes: float32 ``[B, V, 4]`` in the unit square; zeros for grid and frame features.
+        boxes: float32 ``[B, V, 4]``, (x1, y1, x2, y2) of image regions in the unit square; zeros for grids and frames.
         labels: int64 ``[B, T]``, -100 where there is no label; ``None`` when only generating.
         weights: float32 ``[B]``, loss weight of each example.
         examples: the B examples themselves in evaluation, for the metric; empty in training.
