@@ -16,11 +16,12 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from datamodules.loading import Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
-from vl_peft.collate import Visual, collate, draw_target
+from vl_peft.collate import NOT_YET, Visual, collate, draw_target, with_pictures
 from vl_peft.errors import DataError
 from vl_peft.features.find import find_store
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
+from vl_peft.features.raw import RawStore
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.metrics import SentenceMetric
 from vl_peft.sampling import Draw
@@ -47,7 +48,7 @@ class Benchmark(TaskData):
     max_target: int | None
     visual_kind: ClassVar[Literal["grid", "frames"]]
     visual_tokens: ClassVar[int]
-    media_patterns: ClassVar[tuple[str, ...]] = ()  # where the images or videos are, below the root
+    media_patterns: tuple[str, ...] = ()  # where the images or videos are, below the root
 
     def __init__(
         self,
@@ -137,12 +138,14 @@ class Benchmark(TaskData):
             if not absent:
                 yield example
         if missing:
+            lacking = "features" if self.loading.raw is None else "files"
             what = (
-                f"no features for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
+                f"no {lacking} for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
                 f"({', '.join(list(missing)[:10])}{', ...' if len(missing) > 10 else ''})"
             )
             if self.loading.missing_features == "fail":
-                remedy = "Extract them, or leave these examples out with --data.missing_features skip."
+                remedy = "Extract them" if self.loading.raw is None else "Put them there"
+                remedy += ", or leave these examples out with --data.missing_features skip."
                 raise DataError(store.path, what, remedy=remedy)
             self.report(f"{what}: skipped")
 
@@ -155,24 +158,35 @@ class Benchmark(TaskData):
         return max(totals, key=lambda target: totals[target])
 
     def media(self, key: str) -> Path | None:
-        """The image or video file of a visual key, where it is at hand; only for looking at."""
-        patterns = (pattern.format(key=key) for pattern in self.media_patterns)
-        return next((path for pattern in patterns for path in self.root.glob(pattern)), None)
+        """The image or video file of a visual key, where it is at hand."""
+        return self._media.get(key)
+
+    @cached_property
+    def _media(self) -> dict[str, Path]:
+        """All image or video files by key: folders are listed once. Of several files the first pattern's is taken."""
+        patterns = (pattern.format(key="*") for pattern in self.media_patterns)
+        files = [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
+        return {path.stem: path for path in reversed(files)}
 
     def store(self, split: Split) -> FeatureStore:
-        """The features of a split.
+        """The features of a split, or the pictures to make them of.
 
         Raises:
-            DataError: if the folder is missing.
+            DataError: if they are missing.
             ConfigError: if it is not clear which encoder's features to take.
         """
         pattern = self.feature_folder(split)
         if pattern not in self._stores:
-            kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
-            store = find_store(self.root, pattern, self.loading.encoder, kind)
+            store = self._new_store(pattern)
             mapped = isinstance(store, PackedStore)  # into memory: it needs no cache
             self._stores[pattern] = store if mapped else CachedStore(store, int(self.loading.cache_gb * 2**30))
         return self._stores[pattern]
+
+    def _new_store(self, pattern: str) -> FeatureStore:
+        if self.loading.raw is not None:
+            return RawStore(self.root, self._media, self.loading.raw, self.visual_kind)
+        kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
+        return find_store(self.root, pattern, self.loading.encoder, kind)
 
     def load(self, split: Split, draw: Draw) -> Batch:
         """The batch of the drawn rows. Training draws one target per example; evaluation keeps the examples."""
@@ -180,19 +194,24 @@ class Benchmark(TaskData):
         targets = None
         if split == "train":
             targets = [draw_target(e, self.loading.seed, draw.epoch) for e in examples]
-        store = self.store(split)
-        pad = self.visual_kind == "frames" and not self.loading.mask_padding
+        store, raw = self.store(split), self.loading.raw is not None
+        pad_to = self.visual_tokens if self.visual_kind == "frames" and not self.loading.mask_padding else None
         batch = collate(
             task=self.task.name,
             examples=examples,
             targets=targets,
-            visuals=[[self._visual(store, key) for key in e.visuals] for e in examples],
+            visuals=[[NOT_YET if raw else self._visual(store, key) for key in e.visuals] for e in examples],
             tokenizer=self.tokenizer,
             max_source=self.max_source,
             max_target=self.max_target,
             cut=self.loading.cut,
-            pad_visual_to=self.visual_tokens if pad else None,
+            pad_visual_to=None if raw else pad_to,
         )
+        if raw:
+            pictures = [[store.read(key) for key in e.visuals] for e in examples]
+            batch = with_pictures(
+                batch, pictures, self.visual_kind, self.visual_tokens, pad_to, self.loading.ablate_visual
+            )
         return batch if split == "train" else replace(batch, examples=examples)
 
     def _visual(self, store: FeatureStore, key: str) -> Visual:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 from abc import abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datamodules.base import Benchmark
@@ -51,6 +49,7 @@ class VideoBenchmark(Benchmark):
     ) -> None:
         super().__init__(**shared)
         self.missing_subtitles, self.unknown_span = missing_subtitles, unknown_span
+        self.media_patterns = (f"video/videos/{self.channel}/{{key}}.*",)
 
     @abstractmethod
     def tail(self, record: Record) -> str:
@@ -59,10 +58,6 @@ class VideoBenchmark(Benchmark):
     @abstractmethod
     def labels(self, record: Record, split: Split) -> Iterator[dict[str, Any]]:
         """For each Example to make of a record its fields besides ``source``, ``context`` and ``visuals``."""
-
-    def media(self, key: str) -> Path | None:
-        """The video file, where it is at hand."""
-        return next(self.root.glob(f"video/videos/{self.channel}/{glob.escape(key)}.*"), None)
 
     def feature_folder(self, split: Split) -> str:
         """All splits of a channel lie in one folder."""

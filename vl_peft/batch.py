@@ -68,6 +68,25 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PictureLayout:
+    """What is to be made of a batch's pictures.
+
+    Attributes:
+        counts: of each example, for each of its images or its video: how many of the pictures, in order, are its own.
+        kind: ``"grid"`` makes a grid of visual tokens of each picture, ``"frames"`` one visual token.
+        tokens: the most visual tokens of an image or video; longer ones are pooled.
+        pad_to: as ``pad_visual_to`` of :func:`vl_peft.collate.collate`.
+        ablate: replace the features by zeros.
+    """
+
+    counts: tuple[tuple[int, ...], ...]
+    kind: Literal["grid", "frames"]
+    tokens: int
+    pad_to: int | None = None
+    ablate: bool = False
+
+
 @dataclass
 class Batch:
     """Collated examples of one task.
@@ -85,6 +104,9 @@ class Batch:
         examples: the B examples themselves in evaluation, for the metric; empty in training.
         row_tasks: the task of each row, if the batch mixes tasks. Names, which need no agreement on an order and stay
             on the CPU; rows of one task side by side cost the least.
+        pictures: uint8 ``[N, 3, S, S]``, images or frames of which the model is to make the visual tokens; V is 0 until
+            then. ``None`` where features were read.
+        layout: what to make of them.
     """
 
     task: str
@@ -100,6 +122,8 @@ class Batch:
     weights: Tensor
     examples: list[Example] = field(default_factory=list)
     row_tasks: tuple[str, ...] = ()
+    pictures: Tensor | None = None
+    layout: PictureLayout | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:

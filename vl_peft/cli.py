@@ -46,10 +46,11 @@ class VLCLI(LightningCLI):
     """Lightning's command line, with what model and data have to know of each other linked."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Tasks and feature size go from the data to the model; tokenizer and seed to the data."""
+        """Tasks, feature size and raw go from the data to the model; tokenizer and seed to the data."""
         parser.link_arguments("data.tasks", "model.tasks", apply_on="instantiate")
         parser.link_arguments("data.feature_dim", "model.backbone.init_args.feature_dim", apply_on="instantiate")
         parser.link_arguments("model.backbone.init_args.pretrained", "data.init_args.tokenizer")
+        parser.link_arguments("data.init_args.raw", "model.raw")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def before_instantiate_classes(self) -> None:
@@ -108,6 +109,7 @@ def params(args: list[str]) -> None:
     """Count the parameters of a configuration on the meta device."""
     from vl_peft.parameters import count_parts, parts_table
     from vl_peft.tools import build_meta
+    from vl_peft.vision import Vision
 
     parser = argparse.ArgumentParser(prog="vl-peft params", add_help=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -117,8 +119,9 @@ def params(args: list[str]) -> None:
         print("\nand, as for fit:\n")
     options, rest = parser.parse_known_args(args)
     config = _lightning(rest, ParamsCLI, run=False, name="params").config
-    backbone = build_meta(config, options.feature_dim)
-    parts = count_parts(backbone)
+    vision = Vision(config.model.raw, config.model.train_vision) if config.model.raw else None
+    backbone = build_meta(config, vision.encoder.dim if vision else options.feature_dim)
+    parts = count_parts(backbone, vision)
     if options.json:
         print(json.dumps({part.name: {"total": part.total, "trainable": part.trainable} for part in parts}, indent=2))
     else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from vl_peft.batch import Batch, Example
+from vl_peft.batch import Batch, Example, PictureLayout
 from vl_peft.tokenizer import TextTokenizer
 
 Features = np.ndarray[Any, Any]
@@ -20,6 +21,10 @@ class Visual(NamedTuple):
 
     features: Features
     boxes: Features | None = None
+
+
+NOT_YET = Visual(np.zeros((0, 1), dtype=np.float32))
+"""An image or video whose features the model is to make: it has no visual tokens yet."""
 
 
 def uniform(*key: object) -> float:
@@ -81,6 +86,20 @@ def collate(
         labels=None if targets is None else tokenizer.encode_targets([text for text, _ in targets], max_target),
         weights=torch.tensor([1.0] * len(examples) if targets is None else [weight for _, weight in targets]),
     )
+
+
+def with_pictures(
+    batch: Batch,
+    pictures: Sequence[Sequence[Features]],
+    kind: Literal["grid", "frames"],
+    tokens: int,
+    pad_to: int | None,
+    ablate: bool,
+) -> Batch:
+    """The batch with pictures, uint8 ``[n, 3, S, S]`` for each image or video of each example: see PictureLayout."""
+    counts = tuple(tuple(map(len, row)) for row in pictures)
+    joined = torch.from_numpy(np.concatenate([part for row in pictures for part in row]))
+    return replace(batch, pictures=joined, layout=PictureLayout(counts, kind, tokens, pad_to, ablate))
 
 
 class Places(NamedTuple):

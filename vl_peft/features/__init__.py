@@ -5,6 +5,7 @@ from vl_peft.features.extract import ExtractReport, extract_images, extract_vide
 from vl_peft.features.find import encoders, find_store
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
+from vl_peft.features.raw import RawStore
 from vl_peft.features.regions import RegionStore
 from vl_peft.features.store import CachedStore, FeatureStore, FolderStore, ImageFolderStore, VideoFolderStore
 from vl_peft.features.video import frame_times, read_frames
@@ -17,6 +18,7 @@ __all__ = [
     "FolderStore",
     "ImageFolderStore",
     "PackedStore",
+    "RawStore",
     "RegionStore",
     "VideoFolderStore",
     "VisionEncoder",

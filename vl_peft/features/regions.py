@@ -68,11 +68,12 @@ class RegionStore(FeatureStore):
         if pixels.shape != (rows, 4) or not (width > 0 and height > 0):
             problem = f"has boxes {pixels.shape} of {rows} regions in an image of {width:g}x{height:g}"
             raise DataError(file, problem, key, REMEDY)
-        boxes: np.ndarray = pixels / np.array([width, height, width, height])
+        boxes = pixels / np.array([width, height, width, height])
         if not (boxes.min() >= -SLACK and boxes.max() <= 1 + SLACK):  # false of NaN too
             problem = f"has boxes from {boxes.min():.6g} to {boxes.max():.6g} of the image's size, not from 0 to 1"
             raise DataError(file, problem, key, REMEDY)
-        return np.clip(boxes, np.float32(0), np.float32(1))
+        clamped: np.ndarray = np.clip(boxes, 0, 1, out=boxes)
+        return clamped
 
     @property
     def dim(self) -> int:
