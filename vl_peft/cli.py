@@ -194,7 +194,8 @@ TOOLS: dict[str, Callable[[list[str]], None]] = {"plan": plan, "params": params,
 
 def _hush() -> None:
     """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
-    for message in ("does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"):
+    messages = "does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"
+    for message in (*messages, "module.s. in eval mode at the start of training"):  # a vision encoder always is
         warnings.filterwarnings("ignore", message=f".*{message}")
     noise = ("Tip:", "estimate number of stepping batches", "TPU available")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning_utilities.core.rank_zero"):

@@ -86,7 +86,7 @@ class VLModule(LightningModule):
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
         tuning.attach(backbone, list(tasks))
-        self.vision = None if raw is None else Vision(raw, train_vision)  # last, for it draws random numbers
+        self.vision = None if raw is None else Vision(raw, train_vision)
         if adapters is not None:
             load_adapters(adapters, backbone)
         if compile:

@@ -32,7 +32,8 @@ class Vision(nn.Module):
 
     def __init__(self, name: str, trains: bool) -> None:
         super().__init__()
-        self.encoder = load_encoder(name).requires_grad_(trains)
+        with torch.random.fork_rng(devices=()):  # so that all else begins as it does without
+            self.encoder = load_encoder(name).requires_grad_(trains)
         self.trains = trains
         self.train()
 

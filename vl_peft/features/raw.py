@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vl_peft.errors import DataError
@@ -22,7 +23,8 @@ from vl_peft.features.video import read_frames
 @lru_cache(maxsize=1)
 def preparation(encoder: str) -> VisionEncoder:
     """The encoder of that name without its weights: enough to prepare pictures."""
-    return load_encoder(encoder).to("meta")
+    with torch.random.fork_rng(devices=()):  # a module draws weights before its own are loaded: a run begins without
+        return load_encoder(encoder).to("meta")
 
 
 class RawStore(FeatureStore):
