@@ -37,7 +37,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
     def run(name: str, kind: str, root: Path, *options: str) -> Path:
         configs = [f"--config={EXPERIMENTS / c}.yaml" for c in ("base", f"{kind}/base", f"{kind}/single_adapter")]
-        few = [f"--data.benchmarks.{task}.init_args.eval_batch_size=8" for task in TASKS[kind]]
+        sizes = ("batch_size=6", "eval_batch_size=8")
+        few = [f"--data.benchmarks.{task}.init_args.{size}" for task in TASKS[kind] for size in sizes]
         demo = (*few, "--trainer.accelerator=cpu", "--trainer.num_sanity_val_steps=0", f"--data.root={root}")
         config = f"--config={EXPERIMENTS / 'demo' / kind}.yaml"
         assert main([name, *configs, config, *demo, *SHORT, *options]) == 0
