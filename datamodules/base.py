@@ -19,10 +19,12 @@ from datamodules.findings import Findings
 from datamodules.loading import Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
-from vl_peft.collate import Features, collate, draw_target
-from vl_peft.errors import ConfigError, DataError
+from vl_peft.collate import NOT_YET, Visual, collate, draw_target, with_pictures
+from vl_peft.errors import DataError
+from vl_peft.features.find import find_store
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
+from vl_peft.features.raw import RawStore
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.metrics import SentenceMetric
 from vl_peft.sampling import Draw
@@ -50,7 +52,7 @@ class Benchmark(TaskData):
     max_target: int | None
     visual_kind: ClassVar[Literal["grid", "frames"]]
     visual_tokens: ClassVar[int]
-    media_patterns: ClassVar[tuple[str, ...]] = ()  # where the images or videos are, below the root
+    media_patterns: tuple[str, ...] = ()  # where the images or videos are, below the root
 
     def __init__(
         self,
@@ -168,12 +170,14 @@ class Benchmark(TaskData):
     def without_features(self, missing: Mapping[str, int], split: Split) -> None:
         """Report the keys that have no features, and of how many examples they are; raises DataError if that fails."""
         if missing:
+            lacking = "features" if self.loading.raw is None else "files"
             what = (
-                f"no features for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
+                f"no {lacking} for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
                 f"({', '.join(list(missing)[:10])}{', ...' if len(missing) > 10 else ''})"
             )
             if self.loading.missing_features == "fail":
-                remedy = "Extract them, or leave these examples out with --data.missing_features skip."
+                remedy = "Extract them" if self.loading.raw is None else "Put them there"
+                remedy += ", or leave these examples out with --data.missing_features skip."
                 raise DataError(self.store(split).path, what, remedy=remedy)
             self.report(f"{what}: skipped")
 
@@ -186,46 +190,35 @@ class Benchmark(TaskData):
         return max(totals, key=lambda target: totals[target])
 
     def media(self, key: str) -> Path | None:
-        """The image or video file of a visual key, where it is at hand; only for looking at."""
-        patterns = (pattern.format(key=key) for pattern in self.media_patterns)
-        return next((path for pattern in patterns for path in self.root.glob(pattern)), None)
+        """The image or video file of a visual key, where it is at hand."""
+        return self._media.get(key)
+
+    @cached_property
+    def _media(self) -> dict[str, Path]:
+        """All image or video files by key: folders are listed once. Of several files the first pattern's is taken."""
+        patterns = (pattern.format(key="*") for pattern in self.media_patterns)
+        files = [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
+        return {path.stem: path for path in reversed(files)}
 
     def store(self, split: Split) -> FeatureStore:
-        """The features of a split.
+        """The features of a split, or the pictures to make them of.
 
         Raises:
-            DataError: if the folder is missing.
+            DataError: if they are missing.
             ConfigError: if it is not clear which encoder's features to take.
         """
         pattern = self.feature_folder(split)
         if pattern not in self._stores:
-            path = self._feature_path(pattern)
-            kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
-            packed = path.name.endswith(PackedStore.suffix)  # mapped into memory: no cache of its own
-            self._stores[pattern] = (
-                PackedStore(path) if packed else CachedStore(kind(path), int(self.loading.cache_gb * 2**30))
-            )
+            store = self._new_store(pattern)
+            mapped = isinstance(store, PackedStore)  # into memory: it needs no cache
+            self._stores[pattern] = store if mapped else CachedStore(store, int(self.loading.cache_gb * 2**30))
         return self._stores[pattern]
 
-    def _feature_path(self, pattern: str) -> Path:
-        """The folder of feature files or, if there is one, the packed file beside it."""
-        if self.loading.encoder is not None:
-            return _packed_or_folder(self.root / pattern.format(encoder=self.loading.encoder))
-        folders = {path for path in self.root.glob(pattern.format(encoder="*")) if path.is_dir()}
-        files = self.root.glob(pattern.format(encoder="*") + PackedStore.suffix)
-        found = sorted(folders | {path.with_name(path.name.removesuffix(PackedStore.suffix)) for path in files})
-        if len(found) > 1:
-            raise ConfigError(
-                f"Features of several encoders are in {found[0].parent}: {', '.join(p.name for p in found)}. "
-                "Choose one with --data.encoder."
-            )
-        if not found:
-            raise DataError(
-                self.root / pattern.format(encoder="<encoder>"),
-                "no such feature folder",
-                remedy="Set --data.root to your data, or write the demo corpus with `vl-peft data demo`.",
-            )
-        return _packed_or_folder(found[0])
+    def _new_store(self, pattern: str) -> FeatureStore:
+        if self.loading.raw is not None:
+            return RawStore(self.root, self._media, self.loading.raw, self.visual_kind)
+        kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
+        return find_store(self.root, pattern, self.loading.encoder, kind)
 
     def load(self, split: Split, draw: Draw) -> Batch:
         """The batch of the drawn rows. Training draws one target per example; evaluation keeps the examples."""
@@ -233,19 +226,24 @@ class Benchmark(TaskData):
         targets = None
         if split == "train":
             targets = [draw_target(e, self.loading.seed, draw.epoch) for e in examples]
-        unreadable: dict[str, str] = {}
-        pad = self.visual_kind == "frames" and not self.loading.mask_padding
+        raw, unreadable = self.loading.raw is not None, dict[str, str]()
+        pad_to = self.visual_tokens if self.visual_kind == "frames" and not self.loading.mask_padding else None
         batch = collate(
             task=self.task.name,
             examples=examples,
             targets=targets,
-            features=[[self._visual(split, key, unreadable) for key in e.visuals] for e in examples],
+            visuals=[[NOT_YET if raw else self._visual(split, key, unreadable) for key in e.visuals] for e in examples],
             tokenizer=self.tokenizer,
             max_source=self.max_source,
             max_target=self.max_target,
             cut=self.loading.cut,
-            pad_visual_to=self.visual_tokens if pad else None,
+            pad_visual_to=None if raw else pad_to,
         )
+        if raw:
+            pictures = [[self.store(split).read(key) for key in e.visuals] for e in examples]
+            batch = with_pictures(
+                batch, pictures, self.visual_kind, self.visual_tokens, pad_to, self.loading.ablate_visual
+            )
         return replace(batch, unreadable=unreadable, examples=[] if split == "train" else examples)
 
     def feature_size(self, split: Split) -> int:
@@ -257,17 +255,25 @@ class Benchmark(TaskData):
             self._sizes[split] = next(filter(None, map(partial(_size_of, store), store.keys())), 0) or store.dim
         return self._sizes[split]
 
-    def _visual(self, split: Split, key: str, unreadable: dict[str, str]) -> Features:
-        pool = pool_grid if self.visual_kind == "grid" else pool_time
-        store = self.store(split)
+    def _visual(self, split: Split, key: str, unreadable: dict[str, str]) -> Visual:
         try:
-            features = pool(store.read(key), self.visual_tokens)
-        except (DataError, ValueError) as error:
+            visual = self._shortened(self.store(split), key)
+        except DataError as error:
             if self.loading.unreadable_features == "fail":
-                raise error if isinstance(error, DataError) else DataError(store.file(key), str(error), key) from error
+                raise
             unreadable[key] = str(error)
-            return np.zeros((self.visual_tokens, self.feature_size(split)), np.float32)
-        return np.zeros_like(features) if self.loading.ablate_visual else features
+            return Visual(np.zeros((self.visual_tokens, self.feature_size(split)), np.float32))
+        return Visual(np.zeros_like(visual.features)) if self.loading.ablate_visual else visual
+
+    def _shortened(self, store: FeatureStore, key: str) -> Visual:
+        """Features shortened to ``visual_tokens``: of image regions, which come in order, the first are kept."""
+        features, boxes = store.read(key), store.boxes(key)
+        if boxes is not None:
+            return Visual(features[: self.visual_tokens], boxes[: self.visual_tokens])
+        try:
+            return Visual((pool_grid if self.visual_kind == "grid" else pool_time)(features, self.visual_tokens))
+        except ValueError as error:
+            raise DataError(store.path, str(error), key) from error
 
 
 def _size_of(store: FeatureStore, key: str) -> int | None:
@@ -275,8 +281,3 @@ def _size_of(store: FeatureStore, key: str) -> int | None:
         return int(store.read(key).shape[1])
     except DataError:
         return None
-
-
-def _packed_or_folder(folder: Path) -> Path:
-    packed = folder.with_name(folder.name + PackedStore.suffix)
-    return packed if packed.is_file() else folder

@@ -27,6 +27,7 @@ class Loading:
 
     root: str = "data/demo"
     encoder: str | None = None
+    raw: str | None = None
     tokenizer: str = "demo"
     temperature: float = 1.0
     steps_per_epoch: int | None = None
@@ -48,12 +49,14 @@ class TaskData(LightningDataModule, ABC):
     Args:
         root: the folder that holds the benchmarks' folders (``COCO``, ``GQA``, ``nlvr``, ``vqa``, ``video``).
         encoder: name of the vision encoder in the features' folder names; ``None`` takes the only one there is.
+        raw: name of the vision encoder that is to encode the images and videos themselves, inside the model; no feature
+            files are read. Its preprocessing is done here.
         tokenizer: that of the backbone (the command line sets it).
         temperature: 1 draws tasks in proportion to their size, infinity (``.inf``) uniformly.
         steps_per_epoch: ``None`` for one pass over every task.
         seed: of the order of the data and of the answers drawn (the command line sets it from ``seed_everything``).
         num_workers: worker processes of a loader; 0 loads in the training process.
-        cache_gb: keep features in memory up to this size, per process and benchmark.
+        cache_gb: keep features (or pictures) in memory up to this size, per process and benchmark.
         missing_features: ``"fail"``, or ``"skip"`` the examples whose images or videos have none, and say how many.
         unreadable_features: features that are there but damaged or not finite end the run (``"fail"``), or zeros take
             their place (``"zeros"``) and each such key is named once.
@@ -69,6 +72,7 @@ class TaskData(LightningDataModule, ABC):
         self,
         root: str = "data/demo",
         encoder: str | None = None,
+        raw: str | None = None,
         tokenizer: str = "demo",
         temperature: float = 1.0,
         steps_per_epoch: int | None = None,
@@ -101,7 +105,7 @@ class TaskData(LightningDataModule, ABC):
 
     @property
     def feature_dim(self) -> int:
-        """Size F of the visual features on disk, the same for all benchmarks.
+        """Size F of the visual features, the same for all benchmarks.
 
         Raises:
             ConfigError: if the benchmarks disagree.

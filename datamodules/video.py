@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -61,6 +60,7 @@ class VideoBenchmark(Benchmark):
     ) -> None:
         super().__init__(**shared)
         self.missing_subtitles, self.unknown_span, self.empty_span = missing_subtitles, unknown_span, empty_span
+        self.media_patterns = (f"video/videos/{self.channel}/{{key}}.*",)
 
     @abstractmethod
     def tail(self, record: Record, found: Findings) -> str:
@@ -77,10 +77,6 @@ class VideoBenchmark(Benchmark):
         task, suffix = self.task.name, "jsonl" if isinstance(self.submission_format, ClipCaptions) else "json"
         path = f"{task}/{task}_{self.submitted[split]}_predictions.{suffix}"
         return Submission(path, self.submission_format, archive="value.zip")
-
-    def media(self, key: str) -> Path | None:
-        """The video file, where it is at hand."""
-        return next(self.root.glob(f"video/videos/{self.channel}/{glob.escape(key)}.*"), None)
 
     def feature_folder(self, split: Split) -> str:
         """All splits of a channel lie in one folder."""

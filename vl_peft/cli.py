@@ -48,10 +48,11 @@ class VLCLI(LightningCLI):
     """Lightning's command line, with what model and data have to know of each other linked."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Tasks and feature size go from the data to the model; tokenizer and seed to the data."""
+        """Tasks, feature size and raw go from the data to the model; tokenizer and seed to the data."""
         parser.link_arguments("data.tasks", "model.tasks", apply_on="instantiate")
         parser.link_arguments("data.feature_dim", "model.backbone.init_args.feature_dim", apply_on="instantiate")
         parser.link_arguments("model.backbone.init_args.pretrained", "data.init_args.tokenizer")
+        parser.link_arguments("data.init_args.raw", "model.raw")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -125,6 +126,7 @@ def params(args: list[str]) -> None:
     """Count the parameters of a configuration on the meta device."""
     from vl_peft.parameters import count_parts, parts_table
     from vl_peft.tools import build_meta
+    from vl_peft.vision import Vision
 
     parser = argparse.ArgumentParser(prog="vl-peft params", add_help=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -134,8 +136,9 @@ def params(args: list[str]) -> None:
         print("\nand, as for fit:\n")
     options, rest = parser.parse_known_args(args)
     config = _lightning(rest, ParamsCLI, run=False, name="params").config
-    backbone = build_meta(config, options.feature_dim)
-    parts = count_parts(backbone)
+    vision = Vision(config.model.raw, config.model.train_vision) if config.model.raw else None
+    backbone = build_meta(config, vision.encoder.dim if vision else options.feature_dim)
+    parts = count_parts(backbone, vision)
     if options.json:
         print(json.dumps({part.name: {"total": part.total, "trainable": part.trainable} for part in parts}, indent=2))
     else:
@@ -162,6 +165,7 @@ def data(args: list[str]) -> None:
     pack.add_argument("source", metavar="folder", type=Path, help="feature folder, such as .../data_clip_RN101_att")
     pack.add_argument("out", type=Path, nargs="?", help="packed file (FOLDER.packed.h5, where training finds it)")
     pack.add_argument("--pool", type=int, default=None, help="rows to shorten each to, as training does: 36 or 64")
+    pack.add_argument("--dtype", choices=["keep", "float16", "bfloat16"], default="keep", help="of the rows (keep)")
     verify = tools.add_parser("verify", help="compare a packed file with its checksum")
     verify.add_argument("source", metavar="file", type=Path)
     unpack = tools.add_parser("unpack", help="a packed file as one file per image or video again, bit-equal")
@@ -207,7 +211,8 @@ TOOLS: dict[str, Callable[[list[str]], None]] = {"plan": plan, "params": params,
 
 def _hush() -> None:
     """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
-    for message in ("does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"):
+    messages = "does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"
+    for message in (*messages, "module.s. in eval mode at the start of training"):  # a vision encoder always is
         warnings.filterwarnings("ignore", message=f".*{message}")
     noise = ("Tip:", "estimate number of stepping batches", "TPU available")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning_utilities.core.rank_zero"):

@@ -78,7 +78,7 @@ def _track(items: Iterable[Any], total: int) -> Iterable[Any]:
 def pack_folder(options: argparse.Namespace) -> None:
     """Pack a feature folder."""
     out = options.out or options.source.with_name(options.source.name + PackedStore.suffix)
-    count = pack(options.source, out, options.pool, _track)
+    count = pack(options.source, out, options.pool, options.dtype, _track)
     Console().print(f"{count:,} keys packed to {out} ({out.stat().st_size / 2**20:.0f} MB)", soft_wrap=True)
 
 

@@ -103,7 +103,7 @@ class Results(Callback):
         return found
 
     def _results(self, trainer: Trainer, module: VLModule, split: str, baselines: Mapping[str, Any]) -> dict[str, Any]:
-        parts = count_parts(module.backbone)
+        parts = count_parts(module.backbone, module.vision)
         return {
             "split": split,
             "scores": {task: m.compute() for task, m in module.metrics.items()},

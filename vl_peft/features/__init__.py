@@ -2,9 +2,12 @@
 
 from vl_peft.features.encoders import DemoEncoder, VisionEncoder, load_encoder
 from vl_peft.features.extract import ExtractReport, extract_images, extract_videos
+from vl_peft.features.find import encoders, find_store
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
-from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
+from vl_peft.features.raw import RawStore
+from vl_peft.features.regions import RegionStore
+from vl_peft.features.store import CachedStore, FeatureStore, FolderStore, ImageFolderStore, VideoFolderStore
 from vl_peft.features.video import frame_times, read_frames
 
 __all__ = [
@@ -12,12 +15,17 @@ __all__ = [
     "DemoEncoder",
     "ExtractReport",
     "FeatureStore",
+    "FolderStore",
     "ImageFolderStore",
     "PackedStore",
+    "RawStore",
+    "RegionStore",
     "VideoFolderStore",
     "VisionEncoder",
+    "encoders",
     "extract_images",
     "extract_videos",
+    "find_store",
     "frame_times",
     "load_encoder",
     "pool_grid",
