@@ -5,7 +5,7 @@ from vl_peft.features.extract import ExtractReport, extract_images, extract_vide
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
-from vl_peft.features.video import frame_times, read_frames
+from vl_peft.features.video import frame_times, map_frames, read_frames
 
 __all__ = [
     "CachedStore",
@@ -20,6 +20,7 @@ __all__ = [
     "extract_videos",
     "frame_times",
     "load_encoder",
+    "map_frames",
     "pool_grid",
     "pool_time",
     "read_frames",

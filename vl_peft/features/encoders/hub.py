@@ -34,10 +34,11 @@ class HubEncoder(NormalisingEncoder):
     def __init__(self, model: nn.Module, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         config: Any = model.config
         super().__init__(name, config.image_size, mean, std)
-        self.model = model.eval()
+        self.model = model
         self.clip = hasattr(model, "visual_projection")
         self.dim = config.hidden_size
         self.pooled_dim = config.projection_dim if self.clip else config.hidden_size
+        self.eval()
 
     def grid(self, images: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` to float ``[B, n, F]``."""
@@ -61,7 +62,7 @@ class HubEncoder(NormalisingEncoder):
         import transformers
         from transformers.image_processing_base import ImageProcessingMixin
 
-        classes: dict[str, Any] = {
+        classes: dict[str, type[Any]] = {
             "clip": transformers.CLIPVisionModelWithProjection,
             "siglip": transformers.SiglipVisionModel,
         }
@@ -69,7 +70,9 @@ class HubEncoder(NormalisingEncoder):
             kind = transformers.AutoConfig.from_pretrained(name).model_type.removesuffix("_vision_model")
             if kind not in classes:
                 raise ConfigError(f"vision encoder {name!r} is a {kind}, not one of: {', '.join(classes)}")
-            model, report = classes[kind].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            # A whole CLIP's text half is not wanted: no table of the weights that are left over.
+            quiet: Any = type(kind, (classes[kind],), {"_keys_to_ignore_on_load_unexpected": ["text_", "logit_"]})
+            model, report = quiet.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise ConfigError(f"no vision encoder in the folder, or under the hub name, {name!r}: {error}") from error
         if report["missing_keys"]:

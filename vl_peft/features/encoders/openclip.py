@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 from types import ModuleType
@@ -39,11 +40,12 @@ class OpenClipEncoder(NormalisingEncoder):
         super().__init__(name, RESNET_SIZE if pool is not None else size, settings["mean"], settings["std"])
         if pool is not None:
             pool.positional_embedding = nn.Parameter(_resize(pool.positional_embedding.detach(), RESNET_SIZE // 32))
-        self.visual = visual.eval()
+        self.visual = visual
         # Only timm's SigLIP pools what it has normalised; CLIP's norm is for the class token.
         self.normalise = hasattr(visual, "trunk")
         with torch.inference_mode():
             blank = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
+            self.eval()
             self.dim, self.pooled_dim = self.grid(blank).shape[-1], self.pooled(blank).shape[-1]
 
     def grid(self, images: Tensor) -> Tensor:
@@ -77,11 +79,16 @@ class OpenClipEncoder(NormalisingEncoder):
         tags = open_clip.list_pretrained_tags_by_model(model)
         if weights not in tags and not Path(weights).is_file():
             raise ConfigError(f"no weights {weights!r} of {model}: a checkpoint file, or one of {', '.join(tags)}")
-        # open_clip only warns when weights were trained with another GELU than the model's configuration says.
-        gelu = (open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu", False)
+        settings = open_clip.get_pretrained_cfg(model, weights if weights in tags else next(iter(tags), "")) or {}
+        options = {
+            # open_clip only warns when weights were trained with another GELU than the model's configuration says,
+            "force_quick_gelu": weights in tags and settings.get("quick_gelu", False),
+            # and takes CLIP's mean for any checkpoint file, SigLIP's too.
+            "force_preprocess_cfg": {k: settings[k] for k in ("mean", "std") if k in settings},
+        }
         try:
-            visual = open_clip.create_model(model, pretrained=weights, force_quick_gelu=gelu).visual
-        except (OSError, RuntimeError) as error:
+            visual = open_clip.create_model(model, pretrained=weights, **options).visual
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise ConfigError(f"weights {weights!r} of {model} cannot be loaded: {error}") from error
         return cls(visual, model if weights == "openai" else f"{model}_{Path(weights).stem}")
 
