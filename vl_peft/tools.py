@@ -129,8 +129,8 @@ def _extract_folder(source: Path, out: Path, kind: str, encoder: VisionEncoder, 
     Console().print(summary, soft_wrap=True)
     if report.failed:
         listed = "\n".join(f"  {key}: {reason}" for key, reason in list(report.failed.items())[:10])
-        remedy = f"All are listed in {out / UNREADABLE}. Replace them and run this again; what is done is kept."
-        raise DataError(source, f"{len(report.failed)} {kind} could not be read:\n{listed}", remedy=remedy)
+        problem = f"{len(report.failed)} {kind} could not be read (all are listed in {out / UNREADABLE}):\n{listed}"
+        raise DataError(source, problem, remedy="Replace them and run this again; what is done is kept.")
 
 
 def _media(source: Path, kind: str) -> dict[str, Path]:
@@ -143,7 +143,7 @@ def _media(source: Path, kind: str) -> dict[str, Path]:
     if not files:
         raise DataError(source, f"no {kind} here", remedy=f"Looked for {', '.join(SUFFIXES[kind])}.")
     if len(files) < len(every):
-        others = Counter(f.suffix.lower() or f.name for f in set(every) - set(files))
+        others = Counter(f.suffix.lower() or f.name for f in sorted(set(every) - set(files)))
         listed = ", ".join(f"{count} {name}" for name, count in others.most_common(5))
         Console().print(f"{source}: {len(every) - len(files)} other files are left out ({listed})", soft_wrap=True)
     keyed: dict[str, Path] = {}

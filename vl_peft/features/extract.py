@@ -7,7 +7,9 @@ the same: a batch of which some files exist is encoded again as a whole, and onl
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vl_peft.errors import DataError
 from vl_peft.features.encoders import VisionEncoder, centre, squash
 from vl_peft.features.unfinished import list_unreadable, replace, unfinished
 from vl_peft.features.video import map_frames
@@ -62,7 +65,7 @@ def extract_images(
         progress: whether to show a progress bar.
         dtype: in which the encoder calculates (autocast); by default float16 on CUDA and float32 elsewhere.
         accept_truncated: whether of an image file that ends too early what is there is taken, as by the published code,
-            with black below it. Otherwise it is unreadable.
+            the rest grey or black. Otherwise it is unreadable.
 
     Returns:
         Which keys were done, skipped or failed; an unreadable image never stops the run.
@@ -114,18 +117,26 @@ class _Inputs(Dataset[tuple[str, "Tensor | str"]]):
         key, path = self.files[i]
         try:
             return key, self.read(path)
-        except Exception as error:  # decoders raise nearly anything on broken files; the reason goes into the report
+        except DataError as error:
+            return key, error.problem  # the report names the file
+        except Exception as error:  # decoders raise nearly anything on broken files
             return key, str(error) or repr(error)
 
 
 def _read_image(size: int, accept_truncated: bool, path: Path) -> Tensor:
-    with Image.open(path) as image:
-        try:
+    try:
+        with Image.open(path) as image:
+            return squash(image, size)[None]
+    except OSError as error:
+        if not accept_truncated or isinstance(error, UnidentifiedImageError):
+            raise
+    # What PIL's own switch for this does, which would hold for the whole process: the missing part is grey in a JPEG,
+    # which gets its end mark, and black in others.
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data + b"\xff\xd9" if data.startswith(b"\xff\xd8") else data)) as image:
+        with suppress(OSError):
             image.load()
-        except OSError:
-            if not accept_truncated:
-                raise
-            image.tile = []  # nothing left to decode. PIL's own switch for this would hold for the whole process
+        image.tile = []  # nothing left to decode
         return squash(image, size)[None]
 
 
@@ -163,8 +174,8 @@ class _Encode:
         """float16 ``[n, ...]`` of each key, from its pictures uint8 ``[n, 3, S, S]``."""
         chunks = torch.cat(list(inputs.values())).split(self.batch_size)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            rows = torch.cat([self.encode(chunk.to(self.device)).half().cpu() for chunk in chunks])
-        split = rows.split([len(x) for x in inputs.values()])
+            encoded = [self.encode(chunk.to(self.device)).half().cpu() for chunk in chunks]
+        split = torch.cat(encoded).split([len(x) for x in inputs.values()])
         return {key: x.numpy() for key, x in zip(inputs, split, strict=True)}
 
 
@@ -200,10 +211,11 @@ def _extract(kind: _Kind, files: Mapping[str, str | Path], out: Path, workers: i
 
 
 class _Speed(ProgressColumn):
-    """Inputs per second."""
+    """Inputs per second: of late, or, when all came at once, since the start."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.0f}/s")
+        speed = task.finished_speed or task.speed or task.completed / (task.elapsed or 1)
+        return Text(f"{speed:.1f}/s")
 
 
 def _bar(visible: bool) -> Progress:
