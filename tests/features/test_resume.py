@@ -65,7 +65,7 @@ def test_killed_and_run_again(kind: str, tmp_path: Path, request: pytest.Fixture
     extract(files, whole, load_encoder("demo"), batch_size=3, workers=1, progress=False)
     assert "unreadable.tsv" in content(whole)
     chance, seen = random.Random(0), []
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, kind, str(source), str(out)])
         before = len(content(out))
         while process.poll() is None and len(content(out)) <= before + 1:
