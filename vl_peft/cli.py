@@ -39,6 +39,9 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
 fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
 
+ENCODER_HELP = """demo (the default); a model of open_clip such as RN50, RN101, RN50x4 or ViT-B/32; or, with a slash,
+a hub name or folder of a CLIP or SigLIP for transformers: openai/clip-vit-base-patch32, ./my_clip"""
+
 # Without these an unknown option would print all two hundred known ones; --help still does.
 USAGE_OF = "vl-peft {} --config FILE [options]"
 USAGES = {c: {"usage": USAGE_OF.format(c)} for c in ("fit", "validate", "test", "predict")}
@@ -130,14 +133,16 @@ def params(args: list[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="vl-peft params", add_help=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--feature-dim", type=int, default=2048, help="size of the visual features (2048)")
+    parser.add_argument(
+        "--feature-dim", type=int, help="size of the visual features (2048; with data.raw its encoder's grid)"
+    )
     if {"-h", "--help"} & set(args):
         parser.print_help()
         print("\nand, as for fit:\n")
     options, rest = parser.parse_known_args(args)
     config = _lightning(rest, ParamsCLI, run=False, name="params").config
     vision = Vision(config.model.raw, config.model.train_vision) if config.model.raw else None
-    backbone = build_meta(config, vision.encoder.dim if vision else options.feature_dim)
+    backbone = build_meta(config, options.feature_dim or (vision.encoder.dim if vision else 2048))
     parts = count_parts(backbone, vision)
     if options.json:
         print(json.dumps({part.name: {"total": part.total, "trainable": part.trainable} for part in parts}, indent=2))
@@ -160,7 +165,15 @@ def data(args: list[str]) -> None:
     extract.add_argument("source", type=Path, help="folder with image or video files, searched recursively")
     extract.add_argument("out", type=Path, help="folder for the feature files")
     extract.add_argument("--kind", choices=["images", "videos"], required=True)
-    extract.add_argument("--encoder", default="demo")
+    extract.add_argument("--encoder", default="demo", help=ENCODER_HELP)
+    extract.add_argument("--weights", help="of an open_clip model: a tag or a checkpoint file (openai)")
+    extract.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    extract.add_argument(
+        "--batch-size", type=int, default=64, help="images or frames through the encoder at a time (64)"
+    )
+    precisions = ["float32", "float16", "bfloat16"]
+    extract.add_argument("--precision", choices=precisions, help="to calculate in (float16 on CUDA, float32 elsewhere)")
+    extract.add_argument("--accept-truncated", action="store_true", help="images that end early: take what is there")
     pack = tools.add_parser("pack", help="all features of a folder in one file that is read by row")
     pack.add_argument("source", metavar="folder", type=Path, help="feature folder, such as .../data_clip_RN101_att")
     pack.add_argument("out", type=Path, nargs="?", help="packed file (FOLDER.packed.h5, where training finds it)")

@@ -17,7 +17,7 @@ def region_files(root: Path, pattern: str) -> list[Path]:
     return sorted((root / Path(pattern).parts[0]).glob("features/*_obj*.h5"))
 
 
-def encoders(root: Path, pattern: str) -> list[str]:
+def found_encoders(root: Path, pattern: str) -> list[str]:
     """Names of the encoders whose features are there, sorted; see :func:`find_store` for the arguments."""
     before, after = Path(pattern).name.split("{encoder}")
     folders = [path.name for path in root.glob(pattern.format(encoder="*")) if path.is_dir()]
@@ -49,7 +49,7 @@ def find_store(root: Path, pattern: str, encoder: str | None, kind: type[FolderS
 
 
 def _only(root: Path, pattern: str) -> str:
-    found = encoders(root, pattern)
+    found = found_encoders(root, pattern)
     if len(found) > 1:
         raise ConfigError(
             f"Features of several encoders are in {root / Path(pattern).parts[0]}: {', '.join(found)}. "

@@ -17,7 +17,7 @@ from PIL import Image
 from vl_peft.errors import DataError
 from vl_peft.features.encoders import VisionEncoder, load_encoder
 from vl_peft.features.store import FeatureStore
-from vl_peft.features.video import read_frames
+from vl_peft.features.video import map_frames
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +54,7 @@ class RawStore(FeatureStore):
             raise DataError(self.path, "no image or video of this name below it", key)
         encoder = preparation(self.encoder)
         if self.kind == "frames":
-            return np.stack([encoder.prepare_frame(frame).numpy() for frame in read_frames(file)])
+            return np.stack(map_frames(file, lambda frame: encoder.prepare_frame(frame).numpy()))
         try:
             with Image.open(file) as image:
                 return encoder.prepare_image(image).numpy()[None]
@@ -64,7 +64,8 @@ class RawStore(FeatureStore):
     @property
     def dim(self) -> int:
         """F of the features that the encoder makes of them."""
-        return preparation(self.encoder).dim
+        encoder = preparation(self.encoder)
+        return encoder.dim if self.kind == "grid" else encoder.pooled_dim
 
     def keys(self) -> list[str]:
         """All keys, sorted."""
