@@ -16,14 +16,13 @@ from lightning_utilities.core import rank_zero
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from datamodules.findings import Findings
-from datamodules.loading import Split, TaskData
+from datamodules.loading import Form, Size, Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
-from vl_peft.collate import NOT_YET, Visual, collate, draw_target, with_pictures
+from vl_peft.collate import NOT_YET, Visual, collate, draw_target, shortened, with_pictures
 from vl_peft.errors import DataError
 from vl_peft.features.find import find_store
 from vl_peft.features.packed import PackedStore
-from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.raw import RawStore
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.metrics import SentenceMetric
@@ -53,6 +52,8 @@ class Benchmark(TaskData):
     visual_kind: ClassVar[Literal["grid", "frames"]]
     visual_tokens: ClassVar[int]
     media_patterns: tuple[str, ...] = ()  # where the images or videos are, below the root
+    sizes: ClassVar[Mapping[str, Size]] = {}  # of the parts that splits are made of
+    vocabulary: ClassVar[str | None] = None  # a file of answers below the root, for those who have it
 
     def __init__(
         self,
@@ -76,10 +77,23 @@ class Benchmark(TaskData):
         self._sizes: dict[Split, int] = {}
         self.unreadable: dict[str, str] = {}
         self._reported: set[str] = set()
+        self.found: dict[Split, Findings] = {}  # when a split was last read
 
     @abstractmethod
     def read(self, split: Split) -> Iterator[Example]:
         """Parse the annotation files of a split, in file order."""
+
+    @abstractmethod
+    def files(self, split: Split) -> Mapping[Form, Sequence[Path]]:
+        """The files that a split needs, for each form that has it; the form to prefer comes first."""
+
+    def form(self, split: Split) -> Form:
+        """Which form of a split is read."""
+        return next(iter(self.files(split)))
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """What a split is made of, by the names that ``sizes`` has for it; empty if nothing is known of its size."""
+        return ()
 
     @abstractmethod
     def metric(self) -> SentenceMetric:
@@ -134,10 +148,10 @@ class Benchmark(TaskData):
     @contextmanager
     def findings(self, split: Split) -> Iterator[Findings]:
         """Count what is odd while a split is read, and report it in the end."""
-        found = Findings(self.loading.malformed)
+        found = self.found[split] = Findings(self.loading.malformed)
         yield found
-        for line in found.lines():
-            self.report(f"{split}: {line}")
+        for kind in found.kinds():
+            self.report(f"{split}: {kind}")
 
     def examples(self, split: Split) -> Sequence[Example]:
         """All examples of a split, parsed once, without those that have no features if these are to be skipped.
@@ -151,6 +165,10 @@ class Benchmark(TaskData):
                 raise DataError(self.root, f"the {split} split of {self.task.name} is empty", remedy="Check its files.")
             self._examples[split] = examples
         return self._examples[split]
+
+    def annotated(self, split: Split) -> Sequence[Example]:
+        """All examples of a split, whether or not there are features."""
+        return PackedExamples(self.read(split))
 
     def collect(self, split: Split) -> Sequence[Example]:
         """Read a split into memory."""
@@ -257,23 +275,14 @@ class Benchmark(TaskData):
 
     def _visual(self, split: Split, key: str, unreadable: dict[str, str]) -> Visual:
         try:
-            visual = self._shortened(self.store(split), key)
+            store = self.store(split)
+            visual = shortened(store, key, store.read(key), self.visual_kind, self.visual_tokens)
         except DataError as error:
             if self.loading.unreadable_features == "fail":
                 raise
             unreadable[key] = str(error)
             return Visual(np.zeros((self.visual_tokens, self.feature_size(split)), np.float32))
         return Visual(np.zeros_like(visual.features)) if self.loading.ablate_visual else visual
-
-    def _shortened(self, store: FeatureStore, key: str) -> Visual:
-        """Features shortened to ``visual_tokens``: of image regions, which come in order, the first are kept."""
-        features, boxes = store.read(key), store.boxes(key)
-        if boxes is not None:
-            return Visual(features[: self.visual_tokens], boxes[: self.visual_tokens])
-        try:
-            return Visual((pool_grid if self.visual_kind == "grid" else pool_time)(features, self.visual_tokens))
-        except ValueError as error:
-            raise DataError(store.path, str(error), key) from error
 
 
 def _size_of(store: FeatureStore, key: str) -> int | None:

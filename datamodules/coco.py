@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from datamodules.captions import LineBreaks, captions_of
 from datamodules.findings import Findings
-from datamodules.image import Form, ImageBenchmark
-from datamodules.loading import Split
+from datamodules.image import ImageBenchmark
+from datamodules.loading import Form, Size, Split
 from datamodules.records import MalformedError, Record, locate, read_items
 from vl_peft.batch import Example, Generation, Task
 from vl_peft.metrics import CaptionMetrics, SentenceMetric
@@ -41,6 +41,12 @@ class COCO(ImageBenchmark):
     max_source = 40
     max_target = 40
     media_patterns = ("COCO/images/*/{key}.jpg",)
+    sizes: ClassVar[Mapping[str, Size]] = {  # captions to train on, images to evaluate
+        "karpathy_train": Size(566_747, exact=False),
+        "karpathy_val": Size(5_000, exact=False),
+        "karpathy_test": Size(5_000, exact=False),
+        "official_val": Size(40_504),
+    }
 
     def __init__(
         self,
@@ -77,6 +83,10 @@ class COCO(ImageBenchmark):
         here, within = self.root / f"COCO/{name}.json", self.root / f"COCO/annotations/{name}.json"
         official: dict[Form, Sequence[Path]] = {"official": [here if locate(here) else within]}
         return official if split == "test" else official | {"processed": [karpathy]}
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """Its name in Karpathy's file or in COCO."""
+        return (f"{self.split_by}_{split}",)
 
     def read(self, split: Split) -> Iterator[Example]:
         """One example per caption (its id is the sentence's) to train on, one per image (``cocoid``) to evaluate."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from datamodules.records import MalformedError, Record
@@ -11,6 +12,22 @@ from vl_peft.batch import Example
 
 SHOWN = 3
 """How many places are named of each kind."""
+
+UNUSABLE = "records cannot be used; left out"
+"""The kind of those that end a run where malformed records are not to be left out."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of irregularity: what it is and what was done about it, how often it was met, and where first."""
+
+    what: str
+    count: int
+    places: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.places) else ""
+        return f"{self.count} {self.what} ({'; '.join(self.places)}{more})"
 
 
 class Findings:
@@ -36,7 +53,7 @@ class Findings:
         """Raise the error, or count its record as left out."""
         if self.malformed == "fail":
             raise error
-        self.note("records cannot be used; left out", f"{error.file}, {error.record}: {error.problem}")
+        self.note(UNUSABLE, f"{error.file}, {error.record}: {error.problem}")
 
     def examples(self, records: Iterable[Record], make: Callable[[Record], Iterable[Example]]) -> Iterator[Example]:
         """The examples made of each record; all or none of one.
@@ -59,12 +76,10 @@ class Findings:
                 self.note("records repeat the id of an earlier one; left out", record)
             yield from new
 
-    def lines(self) -> Iterator[str]:
-        """A line for each kind, in the order of their first appearance."""
+    def kinds(self) -> list[Finding]:
+        """What was found of each kind, in the order of their first appearance."""
         self._settle()
-        for what, count in self._counts.items():
-            more = ", ..." if count > SHOWN else ""
-            yield f"{count} {what} ({'; '.join(self._places[what])}{more})"
+        return [Finding(what, count, tuple(self._places[what])) for what, count in self._counts.items()]
 
     def _settle(self) -> None:
         for what, place in self._noted:

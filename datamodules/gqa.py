@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from datamodules.gqa_index import FACTS, IndexedQuestions, Question, indexed
-from datamodules.image import Form, ImageBenchmark, soft_labels
-from datamodules.loading import Split
+from datamodules.image import ImageBenchmark, soft_labels
+from datamodules.loading import Form, Size, Split
 from datamodules.records import MISSING, Record, locate, read_items, read_list
 from vl_peft.batch import Example, Task
 from vl_peft.errors import ConfigError, DataError
@@ -54,6 +54,15 @@ class GQA(ImageBenchmark):
     max_source = 20
     max_target = None
     media_patterns = ("VG/images/{key}.jpg", "GQA/images/{key}.jpg")
+    vocabulary = "GQA/trainval_ans2label.json"
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "train_balanced": Size(943_000, exact=False),
+        "val_balanced": Size(132_062, exact=False),
+        "testdev_balanced": Size(12_578),
+        "test_balanced": Size(95_336, exact=False),
+        "challenge_balanced": Size(50_726, exact=False),
+        "submission_all": Size(4_237_524, exact=False),
+    }
 
     def __init__(
         self,
@@ -103,9 +112,20 @@ class GQA(ImageBenchmark):
             files["processed"] = [self.root / f"GQA/{processed[name]}.json" for name in names]
         return files
 
+    def parts(self, split: Split) -> Sequence[str]:
+        """Their names."""
+        return self.splits[split]
+
+    def annotated(self, split: Split) -> Sequence[Example]:
+        """Large splits through their index."""
+        return self.indexed(split) if self._is_large(split) else super().annotated(split)
+
+    def _is_large(self, split: Split) -> bool:
+        return any(name.endswith("_all") for name in self.splits[split]) and self.form(split) == "official"
+
     def collect(self, split: Split) -> Sequence[Example]:
         """Large splits through their index; only the distinct images are looked at."""
-        if not any(name.endswith("_all") for name in self.splits[split]) or self.form(split) == "processed":
+        if not self._is_large(split):
             return super().collect(split)
         questions = self.indexed(split)
         known = set(self.store(split).keys())

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.base import Benchmark
-from datamodules.loading import Split
+from datamodules.loading import Form, Split
 from datamodules.records import Record, is_text, locate
 from vl_peft.errors import ConfigError
-
-Form = Literal["official", "processed"]
-"""As a benchmark's own site has them, or as LXMERT and VL-T5 (COCO: Karpathy) wrote them anew."""
 
 
 class ImageBenchmark(Benchmark):
@@ -31,10 +27,6 @@ class ImageBenchmark(Benchmark):
     def __init__(self, annotations: Literal["auto", "official", "processed"] = "auto", **shared: Any) -> None:
         super().__init__(**shared)
         self.annotations: Literal["auto", "official", "processed"] = annotations
-
-    @abstractmethod
-    def files(self, split: Split) -> Mapping[Form, Sequence[Path]]:
-        """The files that a split needs, for each form that has it; the form to prefer comes first."""
 
     def form(self, split: Split) -> Form:
         """Which form of a split is read; what was found is reported.

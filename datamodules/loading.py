@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from datamodules.base import Benchmark
 
 Split = Literal["train", "val", "test"]
+Form = Literal["official", "processed"]
+"""As a benchmark's own site has them, or as LXMERT and VL-T5 (COCO: Karpathy) wrote them anew."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many examples the whole of a split has; ``exact`` if they were counted in its files, not read in papers."""
+
+    count: int
+    exact: bool = True
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from datamodules.image import Form, ImageBenchmark
-from datamodules.loading import Split
+from datamodules.image import ImageBenchmark
+from datamodules.loading import Form, Size, Split
 from datamodules.records import Record, is_list, read_lines, read_list
 from vl_peft.batch import Example, Task
 from vl_peft.metrics import NLVR2Accuracy, SentenceMetric
@@ -32,6 +32,16 @@ class NLVR2(ImageBenchmark):
     max_source = None
     max_target = None
     media_patterns = ("nlvr/images/train/*/{key}.png", "nlvr/images/*/{key}.png")
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "train": Size(86_373, exact=False),
+        "dev": Size(6_982),
+        "test1": Size(6_967),
+        "test2": Size(6_970),
+        "balanced/balanced_dev": Size(2_300),
+        "balanced/balanced_test1": Size(2_316),
+        "unbalanced/unbalanced_dev": Size(3_562),
+        "unbalanced/unbalanced_test1": Size(3_536),
+    }
 
     def __init__(self, test_split: str = "test1", val_split: str = "dev", **shared: Any) -> None:
         super().__init__(**shared)
@@ -56,6 +66,10 @@ class NLVR2(ImageBenchmark):
         files: dict[Form, Sequence[Path]] = {"official": [self.root / f"nlvr/{name}.json"]}
         processed = {"train": "train", "dev": "valid", "test1": "test"}.get(name)
         return files | {"processed": [self.root / f"nlvr/{processed}.json"]} if processed else files
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """Its name."""
+        return (self.splits[split],)
 
     def is_there(self, form: Form, path: Path) -> bool:
         """Whether there is a list or lines."""

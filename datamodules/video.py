@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.base import Benchmark
 from datamodules.findings import Findings
-from datamodules.loading import Split
+from datamodules.loading import Form, Split
 from datamodules.records import Record, locate, read_lines
 from datamodules.subtitles import Subtitles
 from vl_peft.batch import Example
@@ -82,11 +82,23 @@ class VideoBenchmark(Benchmark):
         """All splits of a channel lie in one folder."""
         return f"video/vis_features/{self.channel}/{{encoder}}"
 
+    def files(self, split: Split) -> Mapping[Form, Sequence[Path]]:
+        """VALUE's annotations, and the subtitles of the channel."""
+        return {"official": [*self._files(split), self._subtitles]}
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """The largest of its files: the others are within it."""
+        names = [file.stem for file in self._files(split) if file.stem in self.sizes]
+        return [max(names, key=lambda name: self.sizes[name].count)] if names else []
+
+    @property
+    def _subtitles(self) -> Path:
+        return self.root / f"video/ann/{self.channel}_subtitles.jsonl"
+
     def read(self, split: Split) -> Iterator[Example]:
         """Examples of a split, in the order of its files."""
         with self.findings(split) as found:
-            file = self.root / f"video/ann/{self.channel}_subtitles.jsonl"
-            subtitles = Subtitles(file, found, self.missing_subtitles)
+            subtitles = Subtitles(self._subtitles, found, self.missing_subtitles)
             for file in self._files(split):
                 make = partial(self._examples_of, split=split, subtitles=subtitles, found=found)
                 yield from found.examples(read_lines(file, found.reject), make)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from datamodules.captions import LineBreaks, captions_of
@@ -40,6 +40,10 @@ class VideoCaptions(VideoBenchmark):
         if self.flatten_val and split == "val":
             raise ConfigError(f"A submission has one caption per clip: set flatten_val of {self.task.name} to false.")
         return super().submission(split)
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """As of every video benchmark; the number of single captions to validate on is not known."""
+        return () if self.flatten_val and split == "val" else super().parts(split)
 
     def labels(self, record: Record, split: Split, found: Findings) -> Iterator[dict[str, Any]]:
         """One Example per caption (training) or per clip; without captions where a test file hides them."""

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from datamodules.coco import KARPATHY_FILE, karpathy_images
 from datamodules.findings import Findings
-from datamodules.image import Form, ImageBenchmark
-from datamodules.loading import Split
+from datamodules.image import ImageBenchmark
+from datamodules.loading import Form, Size, Split
 from datamodules.records import DAMAGED, Record, locate, read_items, read_json, read_list
 from datamodules.vqa_files import (
     Labels,
@@ -59,6 +59,16 @@ class VQAv2(ImageBenchmark):
     max_source = 20
     max_target = 10
     media_patterns = ("COCO/images/*/{key}.jpg",)
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "karpathy_train": Size(605_102, exact=False),
+        "karpathy_val": Size(26_729, exact=False),
+        "karpathy_test": Size(26_280, exact=False),
+        "nominival": Size(188_360, exact=False),
+        "minival": Size(25_994, exact=False),
+        **dict.fromkeys(("train2014", "train"), Size(443_757)),
+        "val2014": Size(214_354),
+        **dict.fromkeys(("test2015", "test"), Size(447_793)),
+    }
 
     def __init__(
         self,
@@ -98,6 +108,10 @@ class VQAv2(ImageBenchmark):
         files = [self.root / f"vqa/v2_OpenEnded_mscoco_{part}_questions.json" for part in parts]
         files += [self.root / f"vqa/v2_mscoco_{part}_annotations.json" for part in parts if part != "test2015"]
         return {"official": [*files, self.root / KARPATHY_FILE] if karpathy else files, "processed": processed}
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """Parts of COCO, or the processed files that were made of them."""
+        return (OFFICIAL[split],) if self.split_by == "official" else PROCESSED[self.split_by][split]
 
     def read(self, split: Split) -> Iterator[Example]:
         """Questions of a split; references and question types only where they are evaluated."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from datamodules.findings import Findings
+from datamodules.loading import Size
 from datamodules.records import Record
 from datamodules.video_captions import VideoCaptions
 from vl_peft.batch import Generation, Task
@@ -21,6 +25,11 @@ class YC2C(VideoCaptions):
     train_files = ("yc2c_train_release",)
     val_files = ("yc2c_val_release",)
     test_files = ("yc2c_test_release",)
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "yc2c_train_release": Size(10_337),
+        "yc2c_val_release": Size(3_492),
+        "yc2c_test_release": Size(1_604),
+    }
 
     def tail(self, record: Record, found: Findings) -> str:
         """Nothing follows the subtitles."""

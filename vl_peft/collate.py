@@ -12,6 +12,9 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from vl_peft.batch import Batch, Example, PictureLayout
+from vl_peft.errors import DataError
+from vl_peft.features.pooling import pool_grid, pool_time
+from vl_peft.features.store import FeatureStore
 from vl_peft.tokenizer import TextTokenizer
 
 Features = np.ndarray[Any, Any]
@@ -26,6 +29,23 @@ class Visual(NamedTuple):
 
 NOT_YET = Visual(np.zeros((0, 1), dtype=np.float32))
 """An image or video whose features the model is to make: it has no visual tokens yet."""
+
+
+def shortened(
+    store: FeatureStore, key: str, features: Features, kind: Literal["grid", "frames"], tokens: int
+) -> Visual:
+    """Features ``[V, F]`` read from a store, at most ``tokens`` of them: the first regions, or a pooled grid or video.
+
+    Raises:
+        DataError: if they cannot be pooled, or their boxes cannot be used.
+    """
+    boxes = store.boxes(key)
+    if boxes is not None:
+        return Visual(features[:tokens], boxes[:tokens])
+    try:
+        return Visual((pool_grid if kind == "grid" else pool_time)(features, tokens))
+    except ValueError as error:
+        raise DataError(store.path, str(error), key) from error
 
 
 def uniform(*key: object) -> float:
