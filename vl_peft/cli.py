@@ -33,6 +33,7 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
   params        count its parameters and what of them trains; needs no data and loads no weights
   adapters      export what a run trained, inspect it, add a task, merge it, import published checkpoints
   data demo     write the embedded demo corpus and its features
+  data check    what there is of each benchmark, and whether training would fail: files, features, lengths
   data extract  features of your own images or videos
   data pack     all features of a folder in one file, read by row (also: verify, unpack)
 
@@ -151,8 +152,10 @@ def params(args: list[str]) -> None:
         Console().print(parts_table(parts, f"{type(backbone).__name__}, {tuning}, {len(backbone.route.tasks)} tasks"))
 
 
-def data(args: list[str]) -> None:
-    """``data demo | extract | pack | verify | unpack``."""
+def data(args: list[str]) -> int | None:
+    """``data demo | check | extract | pack | verify | unpack``."""
+    from vl_peft.check_table import add_options, fit_options, run_check
+
     parser = argparse.ArgumentParser(prog="vl-peft data")
     tools = parser.add_subparsers(dest="tool", required=True)
     demo = tools.add_parser("demo", help="write the embedded demo corpus and extract its features")
@@ -161,6 +164,8 @@ def data(args: list[str]) -> None:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--scale", type=float, default=1.0, help="multiplies the number of examples (1.0)")
     demo.add_argument("--no-features", action="store_true", help="write annotations and media files only")
+    check = tools.add_parser("check", help="see whether the benchmarks' data is complete and fit to train on")
+    add_options(check)
     extract = tools.add_parser("extract", help="features of a folder of images or videos")
     extract.add_argument("source", type=Path, help="folder with image or video files, searched recursively")
     extract.add_argument("out", type=Path, help="folder for the feature files")
@@ -185,12 +190,18 @@ def data(args: list[str]) -> None:
     unpack.add_argument("source", metavar="file", type=Path)
     unpack.add_argument("out", type=Path)
     unpack.add_argument("--kind", choices=["images", "videos"], required=True)
-    for tool in (demo, extract):
+    for tool in (demo, check, extract):
         tool.add_argument("--workers", type=int, default=2, help="processes (2)")
-    options = parser.parse_args(args)
+    options, rest = parser.parse_known_args(args)
+    if options.tool == "check":
+        cli = _lightning([*fit_options(options), *rest], PlanCLI, run=False, name="data check")
+        return run_check(cli.datamodule, options)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     from vl_peft import tools as run
 
     run.DATA[options.tool](options)
+    return None
 
 
 def adapters(args: list[str]) -> None:
@@ -219,7 +230,12 @@ def adapters(args: list[str]) -> None:
     run.ADAPTERS[options.action](options)
 
 
-TOOLS: dict[str, Callable[[list[str]], None]] = {"plan": plan, "params": params, "data": data, "adapters": adapters}
+TOOLS: dict[str, Callable[[list[str]], int | None]] = {
+    "plan": plan,
+    "params": params,
+    "data": data,
+    "adapters": adapters,
+}
 
 
 def _hush() -> None:
@@ -249,9 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_float32_matmul_precision("high")
     try:
         if args[0] in TOOLS:
-            TOOLS[args[0]](args[1:])
-        else:
-            _lightning(args)
+            return TOOLS[args[0]](args[1:]) or 0
+        _lightning(args)
     except Exception as error:
         mistake = _mistake(error)
         if mistake is None:
