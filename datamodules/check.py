@@ -19,6 +19,7 @@ from datamodules.records import locate
 from datamodules.video import VideoBenchmark
 from vl_peft.batch import Example
 from vl_peft.errors import DataError, UserError
+from vl_peft.tokenizer import TextTokenizer
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TRAINING: tuple[Split, ...] = ("train", "val")
@@ -65,14 +66,14 @@ class BenchmarkReport:
     splits: dict[Split, SplitReport]
 
 
-def check(benchmarks: Iterable[Benchmark], depth: Depth) -> Iterator[BenchmarkReport]:
+def check(benchmarks: Iterable[Benchmark], tokenizer: TextTokenizer, depth: Depth) -> Iterator[BenchmarkReport]:
     """What is found of each benchmark, which is of no use afterwards: it reads on where a run would end."""
     features = FeatureCheck(depth)
     for benchmark in benchmarks:
         policy = benchmark.loading
         benchmark.loading = replace(policy, malformed="skip", cache_gb=0.0)
         there = any(map(locate, _own_files(benchmark)))
-        checks = {split: _SplitCheck(benchmark, split, policy, features) for split in SPLITS}
+        checks = {split: _SplitCheck(benchmark, split, policy, tokenizer, features) for split in SPLITS}
         for split in depth.progress(SPLITS if there else (), len(SPLITS), benchmark.task.name):
             checks[split].run()
         reports = {split: part.report for split, part in checks.items()}
@@ -99,11 +100,15 @@ class _SplitCheck:
         benchmark: reads on where a run would end.
         split: of it.
         policy: what a run would do.
+        tokenizer: counts the tokens of texts.
         features: checks these.
     """
 
-    def __init__(self, benchmark: Benchmark, split: Split, policy: Loading, features: FeatureCheck) -> None:
-        self.benchmark, self.split, self.policy, self.features = benchmark, split, policy, features
+    def __init__(
+        self, benchmark: Benchmark, split: Split, policy: Loading, tokenizer: TextTokenizer, features: FeatureCheck
+    ) -> None:
+        self.benchmark, self.split, self.policy = benchmark, split, policy
+        self.tokenizer, self.features = tokenizer, features
         self.report = SplitReport(expected=_expected(benchmark, split))
 
     def run(self) -> None:
@@ -147,9 +152,9 @@ class _SplitCheck:
         if isinstance(benchmark, VideoBenchmark):
             report.videos, report.with_subtitles = len(seen.visuals), len(seen.spoken)
         report.findings += unknown_answers(benchmark, seen.targets)
+        report.source, report.target = lengths(benchmark, self.split, examples, self.tokenizer, self.features.depth)
         report.features = self.features.features(benchmark, self.split, seen.visuals)
         self._judge(report.features)
-        report.source, report.target = lengths(benchmark, self.split, examples, self.features.depth)
 
     def _judge(self, features: Features) -> None:
         """Missing and unusable features are problems or findings, as the policies have it."""
@@ -170,10 +175,8 @@ class _SplitCheck:
                 if len(reasons) > SHOWN:
                     self.report.problems.append(f"{len(reasons) - SHOWN:,} more features cannot be used")
             else:
-                finding = Finding(
-                    "features cannot be used; zeros take their place", len(reasons), tuple(reasons[:SHOWN])
-                )
-                self.report.findings.append(finding)
+                replaced = "features cannot be used; zeros take their place"
+                self.report.findings.append(Finding(replaced, len(reasons), tuple(reasons[:SHOWN])))
 
 
 def _own_files(benchmark: Benchmark) -> Iterator[Path]:

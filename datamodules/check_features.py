@@ -120,9 +120,8 @@ class FeatureCheck:
         if place not in self._known:
             self._known[place], self._looks[place] = set(store.keys()), {}
         missing = {key: count for key, count in usage.items() if key not in self._known[place]}
-        report = Features(
-            str(store.path), len(usage), len(missing), sum(missing.values()), list(islice(missing, SHOWN))
-        )
+        report = Features(str(store.path), len(usage), len(missing), sum(missing.values()))
+        report.first_missing = list(islice(missing, SHOWN))
         if self.depth.missing is not None:
             report.missing_list = _write(self.depth.missing / f"{benchmark.task.name}_{split}.txt", missing)
         there = sorted(usage.keys() - missing.keys())

@@ -16,6 +16,7 @@ from datamodules.loading import Split
 from datamodules.records import DAMAGED, locate, read_json
 from vl_peft.batch import Example
 from vl_peft.errors import DataError
+from vl_peft.tokenizer import TextTokenizer
 
 TEXTS = 10
 """Examples whose texts are measured, for each image or video that is read."""
@@ -87,16 +88,11 @@ def unknown_answers(benchmark: Benchmark, answers: Counter[str]) -> list[Finding
 
 
 def lengths(
-    benchmark: Benchmark, split: Split, examples: Sequence[Example], depth: Depth
+    benchmark: Benchmark, split: Split, examples: Sequence[Example], tokenizer: TextTokenizer, depth: Depth
 ) -> tuple[Lengths | None, Lengths | None]:
-    """Of the input texts and of the targets of some examples, or all; ``None`` where there are none.
-
-    Raises:
-        ConfigError: if the tokenizer cannot be found.
-    """
+    """Of the input texts and of the targets of some examples, or all; ``None`` where there are none."""
     rows = depth.rows(len(examples), TEXTS * depth.sample, benchmark.loading.seed)
     chunks = range(0, len(rows), CHUNK)
-    tokenizer = benchmark.tokenizer
     sources, targets = _Longest(), _Longest()
     for start in depth.progress(chunks, len(chunks), f"{benchmark.task.name} {split} texts"):
         chosen = [examples[row] for row in rows[start : start + CHUNK]]

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_utilities.core import rank_zero
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +24,7 @@ from datamodules.check_features import Depth, Features
 from datamodules.check_texts import Lengths
 from datamodules.loading import TaskData
 from vl_peft.errors import ConfigError
+from vl_peft.tokenizer import TextTokenizer
 
 BENCHMARKS: tuple[type[Benchmark], ...] = (VQAv2, GQA, NLVR2, COCO, TVQA, How2QA, TVC, YC2C)
 
@@ -40,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", help="counts the tokens: a folder, a hub name or demo (demo)")
     parser.add_argument("--full", action="store_true", help="read all features and texts, not only some")
     parser.add_argument(
-        "--sample", type=int, default=200, help="features of each split to read; texts: ten times (200)"
+        "--sample", type=int, default=200, help="features of each split to read; ten times the texts (200)"
     )
     parser.add_argument("--missing", type=Path, help="folder for lists of the keys without features")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -70,29 +72,30 @@ def run_check(data: TaskData, options: argparse.Namespace) -> int:
             failure. Those of a configuration are trained together.
 
     Raises:
-        ConfigError: if ``--benchmarks`` names one that the data does not have, or a number is too small.
+        ConfigError: if there is no such tokenizer, ``--benchmarks`` names one that the data does not have, or a number
+            is too small.
     """
     names = options.benchmarks or list(data.benchmarks)
     if unknown := [name for name in names if name not in data.benchmarks]:
         raise ConfigError(f"--benchmarks {' '.join(unknown)}: there are {', '.join(data.benchmarks)}.")
     if options.sample < 1 or options.workers < 0:
         raise ConfigError("--sample must be at least 1, and --workers not negative.")
-    console = Console(stderr=True)
+    tokenizer, console = TextTokenizer(data.loading.tokenizer), Console(stderr=True)
     with _silence(), Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
             return bars.track(items, total=total, description=what)
 
         depth = Depth(options.sample, options.full, options.missing, options.workers, progress)
-        reports = dict(zip(names, check((data.benchmarks[name] for name in names), depth), strict=True))
+        reports = dict(zip(names, check((data.benchmarks[name] for name in names), tokenizer, depth), strict=True))
     problems = list(_overall(reports, bool(options.config or options.benchmarks), bool(options.config)))
     ok = not problems and all(report.status != "fails" for report in reports.values())
-    root, tokenizer = data.loading.root, data.loading.tokenizer
+    root, name = data.loading.root, data.loading.tokenizer
     if options.json:
         found = {name: asdict(report) for name, report in reports.items()}
-        print(json.dumps({"ok": ok, "root": root, "tokenizer": tokenizer, "problems": problems, "benchmarks": found}))
+        print(json.dumps({"ok": ok, "root": root, "tokenizer": name, "problems": problems, "benchmarks": found}))
     else:
-        _print(Console(highlight=False), reports, problems, f"{root}, lengths by the tokenizer '{tokenizer}'")
+        _print(Console(highlight=False), reports, problems, f"{root}, lengths by the tokenizer '{name}'")
     return 0 if ok else 1
 
 
@@ -109,22 +112,29 @@ def _overall(reports: Mapping[str, BenchmarkReport], asked: bool, together: bool
 @contextmanager
 def _silence() -> Iterator[None]:
     """Benchmarks tell what they find while they read; here it is all in the report."""
-    log = logging.getLogger("lightning_utilities.core.rank_zero")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    level = rank_zero.log.level
+    rank_zero.log.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        log.setLevel(level)
+        rank_zero.log.setLevel(level)
 
 
 def _print(console: Console, reports: Mapping[str, BenchmarkReport], problems: list[str], title: str) -> None:
     present = {name: report for name, report in reports.items() if report.status != "absent"}
     console.print(f"check of {escape(title)}\n", soft_wrap=True)
     if present:
-        for make in (_files, _examples, _features, _texts):
-            console.print(make(present))
-            console.print()
+        for title, table, legend in (
+            ("annotation files", _files(present), ""),
+            ("examples", _examples(present), "of: the whole split (~ by papers); less is no problem\n"),
+            ("features", _features(present), ""),
+            (
+                "tokens: of 50, 90, 99 % of the texts at most, of the longest",
+                _texts(present),
+                "cut: share over the limit\n",
+            ),
+        ):
+            console.print(f"[bold]{title}[/]\n", table, f"[dim]{legend}[/]", sep="")
         _notes(console, present)
     if absent := [name for name in reports if name not in present]:
         console.print(f"[bold]absent[/] (no annotation files): {', '.join(absent)}", soft_wrap=True)
@@ -137,9 +147,8 @@ def _print(console: Console, reports: Mapping[str, BenchmarkReport], problems: l
         console.print(f"[bold green]training can begin[/]: {', '.join(present)}", soft_wrap=True)
 
 
-def _table(title: str, left: tuple[str, ...], right: tuple[str, ...], caption: str = "") -> Table:
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
-    table.padding, table.title_style, table.show_edge = (0, 1, 0, 0), "bold", False
+def _table(left: tuple[str, ...], right: tuple[str, ...]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in left:
         table.add_column(heading, overflow="fold")
     for heading in right:
@@ -155,17 +164,16 @@ def _rows(reports: Mapping[str, BenchmarkReport]) -> Iterator[tuple[str, str, Sp
 
 
 def _files(reports: Mapping[str, BenchmarkReport]) -> Table:
-    table = _table("annotation files", ("benchmark", "file"), ("MB",))
+    table = _table(("benchmark", "file"), ("MB",))
     for name, report in reports.items():
         files = {file: size for part in report.splits.values() for file, size in part.files.items()}
         for i, (file, size) in enumerate(files.items()):
-            table.add_row("" if i else name, file, "[red]absent[/]" if size is None else f"{size / 2**20:,.1f}")
+            table.add_row("" if i else name, file, "[red]absent[/]" if size is None else f"{size / 2**20:,.2f}")
     return table
 
 
 def _examples(reports: Mapping[str, BenchmarkReport]) -> Table:
-    caption = "of: in the whole split (~ by papers); to have less is no problem. subtitles: videos in which words fall"
-    table = _table("examples", ("benchmark", "split", "form"), ("examples", "of", "subtitles"), caption)
+    table = _table(("benchmark", "split", "form"), ("examples", "of", "subtitles"))
     for name, split, part in _rows(reports):
         count = "-" if part.examples is None else f"{part.examples:,}"
         whole = f"{'' if part.expected.exact else '~'}{part.expected.count:,}" if part.expected else "?"
@@ -176,7 +184,7 @@ def _examples(reports: Mapping[str, BenchmarkReport]) -> Table:
 
 def _features(reports: Mapping[str, BenchmarkReport]) -> Table:
     headings = "needed", "missing", "read", "unusable", "shape", "dtype"
-    table = _table("features", ("benchmark", "split"), headings)
+    table = _table(("benchmark", "split"), headings)
     for name, split, part in _rows(reports):
         found = part.features
         if found is None:
@@ -188,9 +196,8 @@ def _features(reports: Mapping[str, BenchmarkReport]) -> Table:
 
 
 def _texts(reports: Mapping[str, BenchmarkReport]) -> Table:
-    headings = "text tokens", "limit", "cut", "target tokens", "limit", "cut"
-    caption = "tokens: of 50, 90 and 99 % of the texts at most, and of the longest. cut: share of those over the limit"
-    table = _table("lengths", ("benchmark", "split"), headings, caption)
+    headings = "texts", "limit", "cut", "targets", "limit", "cut"
+    table = _table(("benchmark", "split"), headings)
     for name, split, part in _rows(reports):
         table.add_row(name, split, *_lengths(part.source), *_lengths(part.target))
     return table
