@@ -133,9 +133,7 @@ def params(args: list[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="vl-peft params", add_help=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--feature-dim", type=int, help="size of the visual features (2048; with data.raw its encoder's grid)"
-    )
+    parser.add_argument("--feature-dim", type=int, help="size of visual features (2048, or that of raw)")
     if {"-h", "--help"} & set(args):
         parser.print_help()
         print("\nand, as for fit:\n")
