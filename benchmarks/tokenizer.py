@@ -26,32 +26,27 @@ from typing import Any
 
 from vl_peft.metrics import ptb_tokenize
 
-FIELDS = frozenset("desc caption raw sentence sent question q a0 a1 a2 a3 a4 answer fullAnswer text".split())
+PIECES = Path(__file__).with_name("tokenizer_pieces.txt")  # on each line a kind, how often it is drawn, its pieces
+BLANKS = [*[" "] * 24, "  ", *"\t\n\r\v\f\u2028\u2029\u0085\u00a0\u3000\u200b", "\r\n"]
 BREAKS = re.compile(r"[\r\n\v\f\u2028\u2029]")
-
-WORDS = """a the The man woman's dogs' horse riding Mother-in-law U.S. USA i I It He vitamin plan two-tone bread x-ray
-    co-op e-mail re-use naïve café Zürich señor Straße 日本語 привет мир κόσμος über crème brûlée İstanbul ﬁne Ωmega
-    iPhone McDonald's YouTube ABC AbC kg cm 3rd 21st 4x4 mp3 T-shirt t-shirts w/ and/or he/she 50-50 snow-covered
-    foo_bar #1 #fun @home AT&T R&B Q&A rock-n-roll C++ C# a.k.a. .net Yahoo! hors-d'oeuvre""".split()
-CONTRACTIONS = """don't Don't DON'T can't cannot Cannot CANNOT won't isn't I'm you're they've we'd he'll it's It’s don’t
-    ’tis 'tis 'Twas 'em 'til 'cause y'all ain't gonna gotta wanna lemme gimme gimmee whatcha d'you o'clock O'Brien ma'am
-    rock'n'roll 'n' n't 's 're l'amour d'Artagnan '90s 90's 80's who'd've shouldn't've James' boys' ol' somethin' s'more
-    dont cant wont it`s it´s don´t""".split()
-ABBREVIATIONS = """Mr. Mrs. Dr. dr. St. Jr. Inc. Co. Corp. vs. etc. e.g. i.e. a.m. p.m. P.M. U.S. U.K. Ph.D. No. no. Nos.
-    fig. Fig. pp. p. Jan. Sept. Mon. Calif. Mass. ft. in. oz. lb. approx. min. sec. Gen. Sen. Rev. Prof. J. J.R.R. A.
-    et al. Ave. Blvd. Rd. Mt. Ltd. Bros. Dept. Est. misc. tbsp. tsp. Ms. Messrs. art. cf.""".split()
-NUMBERS = """1 12 007 1,000 1,000,000.50 3.14 .5 -5 +7 5. 5:30 5:30pm 10:15:30 1/2 1 1/2 3/4 ½ 1½ ¼ ⅓ 2nd 1990s 1990's $5
-    $1.50 £5 €10 ¥100 5% 50 % 10¢ 1-2 2-3-4 10-year-old 12/25/2014 2014-12-25 555-1234 (555) 555-1234 1-800-555-1234
-    +1-555-123-4567 555.123.4567 x2 2x 1e5 10^5 90° 98.6F m² H2O ² ₃ 1st. #3 No.5 5'10" 6" 1,2,3 1, 3 ١٢٣ Ⅳ ①""".split(" ")
-ADDRESSES = """http://www.foo.com https://a.b/c?d=e&f=g#h www.example.org www.example.org/x.html, foo.com Foo.com foo.co.uk
-    amazon.com/books me@x.org first.last@mail.example.com <me@x.org> ftp://x.y file.txt index.html, photo.JPG x.py
-    @user #hashtag #日本 mailto:a@b.c http://""".split()
-SYMBOLS = """. .. ... .... . . . ! !! ? ?! ?? , ,, ; : :: - -- --- ---- – — ― … ' '' ''' ` `` " "" “ ” ‘ ’ „ « » ‹ › ( ) [ ] { }
-    < > << >> <b> </b> <br/> <a href="x">y</a> / // \\ | || _ __ * ** # ## $ % & &amp; &lt; &gt; &quot; &nbsp; &#39; &mdash;
-    + = ~ ^ @ © ® ™ ° § ¶ • · × ÷ ± ≠ → ← ★ ♥ № ¿ ¡ :) :-) ;) :D :P :( <3 ^_^ (^_^) :/ xD =) \\/ ｡ 、 。 （ ） ！""".split(" ")
-EMOJI = ["👍", "😀", "❤️", "👨‍👩‍👧", "🇩🇪", "👍🏽", "☺", "✂", "♫", "😂😂", "🍕", "☕"]
-BLANKS = [" "] * 24 + ["  ", "\t", "\n", "\r\n", "\r", "\v", "\f", "\u2028", "\u2029", "\x85", "\u00a0", "\u3000", "\u200b"]
-ALPHABET = "abcdeinstzABCIMNST0123459     ....,,!?'''\"-–/:;()[]{}<>&%$#@_*+=~^|\\`’“é½£日👍"
+FIELDS = frozenset(
+    (
+        "desc",
+        "caption",
+        "raw",
+        "sentence",
+        "sent",
+        "question",
+        "q",
+        "a0",
+        "a1",
+        "a2",
+        "a3",
+        "a4",
+        "answer",
+        "fullAnswer",
+    )
+)
 
 
 def generated(count: int, seed: int = 0) -> list[str]:
@@ -60,27 +55,28 @@ def generated(count: int, seed: int = 0) -> list[str]:
     Pieces are mostly set apart by blanks and in a fifth of the cases run together.
     """
     rng = random.Random(seed)
-    kinds = [WORDS, CONTRACTIONS, ABBREVIATIONS, NUMBERS, ADDRESSES, SYMBOLS, EMOJI]
+    lines = [line.split() for line in PIECES.read_text(encoding="utf-8").splitlines()]
+    kinds, weights = [line[2:] for line in lines], [int(line[1]) for line in lines]
+    characters = next(line[2:] for line in lines if line[0] == "noise")
     texts = []
     for _ in range(count):
         if rng.random() < 0.1:
-            texts.append("".join(rng.choices(ALPHABET, k=rng.randint(1, 20))))
-            continue
-        text = ""
-        for kind in rng.choices(kinds, weights=[8, 3, 3, 3, 1, 4, 1], k=rng.randint(1, 10)):
-            text += rng.choice(kind) + ("" if rng.random() < 0.2 else rng.choice(BLANKS))
-        texts.append(text)
+            texts.append("".join(rng.choices([*characters, *"     ....,,"], k=rng.randint(1, 20))))
+        else:
+            drawn = rng.choices(kinds, weights=weights, k=rng.randint(1, 10))
+            texts.append("".join(rng.choice(k) + ("" if rng.random() < 0.2 else rng.choice(BLANKS)) for k in drawn))
     return texts
 
 
 def sentences(folder: Path) -> Iterator[str]:
     """Every text in the JSON and JSON lines files below a folder, gzipped or not, that one of ``FIELDS`` holds."""
-    for file in sorted(path for path in folder.rglob("*") if path.name.removesuffix(".gz").endswith((".json", ".jsonl"))):
+    files = [path for path in folder.rglob("*") if path.name.removesuffix(".gz").endswith((".json", ".jsonl"))]
+    for file in sorted(files):
         content = (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8").read()
         try:
             rows = [json.loads(content)]
         except json.JSONDecodeError:
-            rows = [json.loads(line) for line in content.splitlines() if line]
+            rows = [json.loads(line) for line in content.split("\n") if line]
         yield from _texts(rows)
 
 
