@@ -7,8 +7,8 @@ program's lexer and were settled by comparing outputs: at every place each rule 
 
     "A man's riding a horse, in the (park)."   ->   a man 's riding a horse in the -lrb- park -rrb-
 
-The two give the same for all texts tried (``benchmarks/tokenizer.py``); characters of scripts other than Latin, Greek,
-Cyrillic and Chinese or Japanese may be taken apart differently.
+The two give the same for all texts tried (``benchmarks/tokenizer.py``); about a
+thousand of the characters of Unicode's first plane, of rare scripts mostly, may still be taken otherwise.
 
 One difference is wanted: the Java program sees all captions as one stream, so that a final single letter ("vitamin c.")
 loses its period if the *next* caption begins with a word like "The". Here a caption's tokens depend on nothing else.
@@ -24,13 +24,14 @@ _PUNCTUATION = frozenset(["", "''", "'", "``", "`", ".", "?", "!", ",", ":", "-"
 _SPACE = r"[ \t\u00a0\u2000-\u200a\u3000]"
 # Letters of the Basic Multilingual Plane with combining marks; \w also holds digits, fractions and superscripts.
 _LETTER = (
-    r"(?:[^\W\d_\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u218b\u2460-\u249b\u2776-\u2793\u3007"
-    r"\U00010000-\U0010ffff]|[\u0300-\u036f\u00ad])"
+    r"(?:[^\W\d_\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u2182\u2185-\u218b\u2460-\u24ff\u2776-\u2793"
+    r"\u3007\u3021-\u3029\u3038-\u303a\U00010000-\U0010ffff]"
+    r"|[\u00ad\u02c2-\u02c5\u02d2-\u02df\u02e5-\u02ff\u0300-\u036f\u0375\u0384\u0385\u03f6\u0483-\u0487])"
 )
 _ALNUM = rf"(?:{_LETTER}|\d)"
 _WORD = rf"{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)*"  # "wow!Great" is one word
-_APOS = r"(?:['\u2019]|&apos;)"
-_QUOTE = r"(?:['\u2019`\u2018\u201b]|&apos;)"
+_APOS = r"(?:['\u0092\u2019]|&apos;)"
+_QUOTE = r"(?:['\u0092\u2019`\u2018\u201b]|&apos;)"
 _PART = rf"(?:[dDoOlL]{_QUOTE}{_ALNUM})?{_ALNUM}+"
 _THING = rf"{_PART}(?:[-_\u058a\u2010\u2011]{_PART})*"  # "mother-in-law", "O'Neil-Smith", "foo_bar"
 _CLITIC = rf"{_APOS}(?:[msdMSD]|(?i:re|ve|ll))"
@@ -124,8 +125,9 @@ _RULES = tuple(
         r"\"|&quot;|''|[`\u2018\u2019\u201a-\u201f\u2039\u203a\u00ab\u00bb]{1,2}|'|&apos;",
         r"-+|[\u2013-\u2015]|&(?:MD|[mn]dash);|\.{3,5}|(?:\.[ \u00a0]){2,4}\.|\u2026",
         r"[?!]+|@+|_+|\*+|(?:\\\*){1,3}|#+|<<|>>|&(?:amp|lt|gt|nbsp);|&#\d+;",
-        r"[][<>(){}.,;:=/\\~^|&%$+]|[\u00a1-\u00ac\u00ae-\u00b8\u00bf\u00d7\u00f7\u20a4\u20ac\u2016-\u205e\u20a0]"
-        r"|[\u2100-\u214f\u2190-\u2bff\u3001\u3002\uff01-\uff0f\uff1a-\uff20\uff3b-\uff65\uffe0-\uffe6]",
+        r"[][<>(){}.,;:=/\\~^|&%$+]|[\u0080\u00a1-\u00ac\u00ae-\u00b8\u00bf\u00d7\u00f7\u037e\u0387\u20a4\u20ac\u20a0]"
+        r"|[\u2016\u2017\u2020-\u2023\u2030-\u203b\u203e-\u2042\u2044\u207a-\u207e\u208a-\u208e]"
+        r"|[\u2100-\u214f\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff65\uffe0\uffe1\uffe5\uffe6]",
     )
 )
 # By far the most common token: a word of letters that nothing touches. No rule but the first two can tell more.
@@ -136,7 +138,7 @@ _BLANKS = re.compile(rf"[ \t\n]{_SPACE}*")
 _VERBATIM = re.compile(r"^</?[A-Za-z!?]|[@/]|^[wW]{3}\.")  # tags and addresses
 _CURLED = re.compile(rf"{_CLITIC}|[nN]{_QUOTE}[tT]|[`\u2018\u2019\u201a-\u201f\u2039\u203a\u00ab\u00bb]{{1,2}}")
 _STRAIGHT = str.maketrans(
-    {"\u2018": "`", "\u2019": "'", "\u201b": "`", "\u201c": "``", "\u201d": "''"}
+    {"\u2018": "`", "\u0092": "'", "\u2019": "'", "\u201b": "`", "\u201c": "``", "\u201d": "''"}
     | {"\u2039": "`", "\u203a": "'", "\u00ab": "``", "\u00bb": "''"}
 )
 _DASH_OR_DOTS = re.compile(r"-{1,4}|[\u2013-\u2015]|&(?:MD|[mn]dash);|\.{3,5}|(?:\.[ \u00a0]){2,4}\.|\u2026")
@@ -144,7 +146,7 @@ _RENAMED = (
     {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", '"': "''"}
     | {"&lt;": "<", "&gt;": ">", "&nbsp;": "", "&apos;": "'", "&quot;": "''"}
     | {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
-    | {"\u00a2": "cents", "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$"}
+    | {"\u00a2": "cents", "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$", "\u0080": "$"}
 )
 
 
