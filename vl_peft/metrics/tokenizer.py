@@ -130,8 +130,13 @@ _RULES = tuple(
         r"|[\u2100-\u214f\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff65\uffe0\uffe1\uffe5\uffe6]",
     )
 )
-# By far the most common token: a word of letters that nothing touches. No rule but the first two can tell more.
-_PLAIN = re.compile(r"(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna)\b)[A-Za-z]+(?=[,;:?!]?[ \n])")
+# By far the most of a caption: words of letters that nothing touches but a mark at their end. No rule but the first two
+# can tell more of them, and those of abbreviations.
+_PLAIN = re.compile(
+    r"(?:(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna)\b)(?:[A-Za-z]+[,;:?!]?[ \n]+"
+    rf"|(?!(?:{_ENDING}|{_TITLE})\.)[A-Za-z]{{2,}}\.(?=\n| [A-Za-z])[ \n]))+"
+)
+_LETTERS = re.compile("[a-z]+")
 # Other blanks (no-break, ideographic, ...) may begin an address, as in the original; elsewhere no rule takes them.
 _BLANKS = re.compile(rf"[ \t\n]{_SPACE}*")
 
@@ -187,7 +192,7 @@ def ptb_tokenize(text: str) -> str:
         if match := _BLANKS.match(text, position):
             position = match.end()
         elif match := _PLAIN.match(text, position):
-            tokens.append(match.group().lower())
+            tokens += _LETTERS.findall(match.group().lower())
             position = match.end()
         else:
             start, end = _longest(text, position)
