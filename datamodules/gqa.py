@@ -10,7 +10,7 @@ from datamodules.loading import Split
 from datamodules.records import read_items
 from vl_peft.batch import Example, Task
 from vl_peft.errors import ConfigError
-from vl_peft.metrics import ExactMatch, SentenceMetric
+from vl_peft.metrics import GQAAccuracy, SentenceMetric
 
 
 class GQA(Benchmark):
@@ -24,6 +24,8 @@ class GQA(Benchmark):
             ``testdev_balanced`` as ``val_split``.
         val_split: to choose a model on; disjoint in images from train.
         test_split: to report on; testdev is the largest set from other images with public answers.
+        choices: where the files of valid and plausible answers are, below the root, if there are any; ``{split}``
+            stands for ``val``, ``testdev``, ...
         **shared: options of every benchmark.
 
     Raises:
@@ -43,9 +45,11 @@ class GQA(Benchmark):
         train_splits: tuple[str, ...] = ("train_balanced",),
         val_split: str = "val_balanced",
         test_split: str = "testdev_balanced",
+        choices: str = "GQA/{split}_choices.json",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        self.choices = choices
         self.splits: Mapping[Split, tuple[str, ...]] = {
             "train": tuple(train_splits),
             "val": (val_split,),
@@ -62,8 +66,10 @@ class GQA(Benchmark):
         return _images_of(self.splits[split][0]) + "/clip_features/data_clip_{encoder}_att"
 
     def metric(self) -> SentenceMetric:
-        """Share of answers that are exactly the right one."""
-        return ExactMatch()
+        """The official scores; validity and plausibility of the answers where the files of choices are."""
+        names = {name.partition("_")[0] for split in ("val", "test") for name in self.splits[split]}
+        files = (self.root / self.choices.format(split=name) for name in sorted(names))
+        return GQAAccuracy(choices=tuple(file for file in files if file.exists()))
 
     def read(self, split: Split) -> Iterator[Example]:
         """Questions of a split; the id is the question's key, a string that may begin with zeros."""
