@@ -84,3 +84,10 @@ def test_real_question(data: Any, shared: Path) -> None:
     (example,) = GQA(**data.options()).read("test")
     assert (example.id, example.visuals, example.targets) == ("202218649", ("n578564",), ("picture",))
     assert example.source == "gqa: What is hanging above the chalkboard?"
+
+
+def test_files_of_choices_are_used_where_they_are(data: Any) -> None:
+    benchmark = GQA(**data.options())
+    assert benchmark.metric().choices == ()  # type: ignore[attr-defined]
+    data.json("GQA/testdev_choices.json", {})
+    assert [file.name for file in benchmark.metric().choices] == ["testdev_choices.json"]  # type: ignore[attr-defined]

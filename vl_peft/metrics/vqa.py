@@ -82,7 +82,7 @@ def soft_scores(answers: Sequence[str]) -> dict[str, float]:
 class VQAAccuracy(SentenceMetric):
     """Mean over questions of the accuracy averaged over nine of the ten people: min(1, number who agree / 3).
 
-    References are the ten official answers (dicts with ``answer`` and ``answer_id``) or ten strings. Where these are not
+    References are the ten official answers (dicts with ``answer``, ``answer_id``) or ten strings. Where these are not
     known, the only reference may be a dict of soft scores by answer, ``{"net": 1.0, "mesh": 0.3}``: then a prediction
     has the score of the answer it is equal to, letter by letter, or 0. ``meta`` may have ``answer_type``,
     ``question_type`` and ``is_topk_optimal`` (whether the best answer is in the vocabulary) for the partial scores.
