@@ -7,8 +7,8 @@ program's lexer and were settled by comparing outputs: at every place each rule 
 
     "A man's riding a horse, in the (park)."   ->   a man 's riding a horse in the -lrb- park -rrb-
 
-The two give the same for all texts tried (``benchmarks/tokenizer.py``); about a
-thousand of the characters of Unicode's first plane, of rare scripts mostly, may still be taken otherwise.
+No text is known of which the two differ (``benchmarks/tokenizer.py`` looks for one), except that they disagree on about
+a thousand of the characters of Unicode's first plane, of rare scripts mostly.
 
 One difference is wanted: the Java program sees all captions as one stream, so that a final single letter ("vitamin c.")
 loses its period if the *next* caption begins with a word like "The". Here a caption's tokens depend on nothing else.
