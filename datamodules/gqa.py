@@ -15,7 +15,7 @@ from datamodules.loading import Split
 from datamodules.records import MISSING, Record, locate, read_items, read_list
 from vl_peft.batch import Example, Task
 from vl_peft.errors import ConfigError, DataError
-from vl_peft.metrics import ExactMatch, SentenceMetric
+from vl_peft.metrics import GQAAccuracy, SentenceMetric
 from vl_peft.submission import JsonList, Submission
 
 # How the processed files are called, and what they are.
@@ -43,6 +43,8 @@ class GQA(ImageBenchmark):
         val_split: to choose a model on; disjoint in images from train.
         test_split: to report on; testdev is the largest set from other images with public answers.
         index_folder: for the index of the large files; ``None`` is beside them.
+        choices: where the files of valid and plausible answers are, below the root, if there are any; ``{split}``
+            stands for ``val``, ``testdev``, ...
         **shared: options of every image benchmark.
 
     Raises:
@@ -61,10 +63,11 @@ class GQA(ImageBenchmark):
         val_split: str = "val_balanced",
         test_split: str = "testdev_balanced",
         index_folder: str | None = None,
+        choices: str = "GQA/{split}_choices.json",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.index_folder = index_folder
+        self.index_folder, self.choices = index_folder, choices
         splits = {"train": train_splits, "val": (val_split,), "test": (test_split,)}
         self.splits: Mapping[Split, tuple[str, ...]] = {
             split: tuple(PROCESSED.get(name, name) for name in names)  # type: ignore[misc]
@@ -84,8 +87,10 @@ class GQA(ImageBenchmark):
         return _images_of(self.splits[split][0]) + "/clip_features/data_clip_{encoder}_att"
 
     def metric(self) -> SentenceMetric:
-        """Share of answers that are exactly the right one."""
-        return ExactMatch()
+        """The official scores; validity and plausibility of the answers where the files of choices are."""
+        names = {name.partition("_")[0] for split in ("val", "test") for name in self.splits[split]}
+        files = (self.root / self.choices.format(split=name) for name in sorted(names))
+        return GQAAccuracy(choices=tuple(file for file in files if file.exists()))
 
     def submission(self, split: Split) -> Submission | None:
         """The test split; the server takes that of ``test_split: submission_all``."""

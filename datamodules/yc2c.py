@@ -6,6 +6,7 @@ from datamodules.findings import Findings
 from datamodules.records import Record
 from datamodules.video_captions import VideoCaptions
 from vl_peft.batch import Generation, Task
+from vl_peft.metrics import CaptionMetrics, SentenceMetric
 
 
 class YC2C(VideoCaptions):
@@ -21,6 +22,10 @@ class YC2C(VideoCaptions):
     train_files = ("yc2c_train_release",)
     val_files = ("yc2c_val_release",)
     test_files = ("yc2c_test_release",)
+
+    def metric(self) -> SentenceMetric:
+        """As for all captions, also as the mean over videos and of whole videos' paragraphs."""
+        return CaptionMetrics(ascii_only=True, videos=True)
 
     def tail(self, record: Record, found: Findings) -> str:
         """Nothing follows the subtitles."""

@@ -94,3 +94,10 @@ def test_real_question(data: Any, shared: Path) -> None:
         "entailed": ("202218648",),
         "group": "thing",
     }
+
+
+def test_files_of_choices_are_used_where_they_are(data: Any) -> None:
+    benchmark = GQA(**data.options())
+    assert benchmark.metric().choices == ()  # type: ignore[attr-defined]
+    data.json("GQA/testdev_choices.json", {})
+    assert [file.name for file in benchmark.metric().choices] == ["testdev_choices.json"]  # type: ignore[attr-defined]

@@ -80,6 +80,9 @@ class Results(Callback):
         files.insert(0, _write(folder / "results.json", json.dumps(results, indent=2) + "\n"))
         console = Console()
         console.print(self._table(module.metrics, results, split))
+        for task, notes in results["notes"].items():
+            for note in notes:
+                console.print(f"{task}: {note}", soft_wrap=True, highlight=False)
         for file in files:
             console.print(f"wrote {file}", soft_wrap=True, highlight=False)
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -109,6 +112,7 @@ class Results(Callback):
             "scores": {task: m.compute() for task, m in module.metrics.items()},
             "headline": {task: m.headline for task, m in module.metrics.items()},
             "baseline": baselines,
+            "notes": {task: list(m.notes) for task, m in module.metrics.items() if m.notes},
             "counts": {task: len(m.records) for task, m in module.metrics.items()},
             "before_training": self.before,
             "history": self.history,
