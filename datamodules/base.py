@@ -82,6 +82,10 @@ class Benchmark(TaskData):
         """Parse the annotation files of a split, in file order."""
 
     @abstractmethod
+    def references(self, file: Path) -> Iterator[Example]:
+        """What the metric compares with, of one annotation file wherever it is; texts and visual keys may be empty."""
+
+    @abstractmethod
     def metric(self) -> SentenceMetric:
         """A fresh metric of this benchmark."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from datamodules.gqa_index import FACTS, IndexedQuestions, Question, indexed
 from datamodules.image import Form, ImageBenchmark, soft_labels
 from datamodules.loading import Split
-from datamodules.records import MISSING, Record, locate, read_items, read_list
+from datamodules.records import MISSING, Record, is_list, locate, read_items, read_list
 from vl_peft.batch import Example, Task
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.metrics import GQAAccuracy, SentenceMetric
@@ -135,12 +135,18 @@ class GQA(ImageBenchmark):
 
     def read(self, split: Split) -> Iterator[Example]:
         """Questions of a split; the id is the question's key, a string that may begin with zeros."""
-        form = self.form(split)
-        make = partial(self._processed if form == "processed" else self._question, split=split)
-        read = read_list if form == "processed" else read_items
+        yield from self._read(split, *self.files(split)[self.form(split)])
+
+    def references(self, file: Path) -> Iterator[Example]:
+        """Of an official or processed file."""
+        yield from self._read("val", file)
+
+    def _read(self, split: Split, *files: Path) -> Iterator[Example]:
         with self.findings(split) as found:
-            for file in self.files(split)[form]:
-                yield from found.examples(read(file, reject=found.reject), make)
+            for file in files:
+                processed = is_list(file)
+                make = partial(self._processed if processed else self._question, split=split)
+                yield from found.examples((read_list if processed else read_items)(file, reject=found.reject), make)
 
     def _official(self, name: str) -> list[Path]:
         """``train_all`` has ten numbered files; those that exist, or else the first missing one is named."""
@@ -186,6 +192,8 @@ def _meta(question: Question) -> dict[str, Any]:
         meta["entailed"] = tuple(facts["entailed"])
     if "groups" in facts:
         meta["group"] = facts["groups"].get("global")
+    if "isBalanced" in facts:
+        meta["balanced"] = facts["isBalanced"]
     return meta
 
 

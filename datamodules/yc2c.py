@@ -6,7 +6,6 @@ from datamodules.findings import Findings
 from datamodules.records import Record
 from datamodules.video_captions import VideoCaptions
 from vl_peft.batch import Generation, Task
-from vl_peft.metrics import CaptionMetrics, SentenceMetric
 
 
 class YC2C(VideoCaptions):
@@ -19,13 +18,10 @@ class YC2C(VideoCaptions):
     task = Task("yc2c", generation=Generation(num_beams=5))
     prompt = "yc2c: "
     channel = "yc2"
+    by_video = True
     train_files = ("yc2c_train_release",)
     val_files = ("yc2c_val_release",)
     test_files = ("yc2c_test_release",)
-
-    def metric(self) -> SentenceMetric:
-        """As for all captions, also as the mean over videos and of whole videos' paragraphs."""
-        return CaptionMetrics(ascii_only=True, videos=True)
 
     def tail(self, record: Record, found: Findings) -> str:
         """Nothing follows the subtitles."""

@@ -35,6 +35,7 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
   data demo     write the embedded demo corpus and its features
   data extract  features of your own images or videos
   data pack     all features of a folder in one file, read by row (also: verify, unpack)
+  data score    official scores of a file of predictions, yours or anybody's
 
 fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
@@ -150,7 +151,7 @@ def params(args: list[str]) -> None:
 
 
 def data(args: list[str]) -> None:
-    """``data demo | extract | pack | verify | unpack``."""
+    """``data demo | extract | pack | verify | unpack | score``."""
     parser = argparse.ArgumentParser(prog="vl-peft data")
     tools = parser.add_subparsers(dest="tool", required=True)
     demo = tools.add_parser("demo", help="write the embedded demo corpus and extract its features")
@@ -183,9 +184,21 @@ def data(args: list[str]) -> None:
     unpack.add_argument("source", metavar="file", type=Path)
     unpack.add_argument("out", type=Path)
     unpack.add_argument("--kind", choices=["images", "videos"], required=True)
+    usage = "vl-peft data score PREDICTIONS --benchmark tvc (--references FILE | --root DIR --split val) [options]"
+    more = "Any option of the benchmark may follow, such as --accuracy published or --split_by official for vqa."
+    score = tools.add_parser("score", help="official scores of a file of predictions", usage=usage, epilog=more)
+    score.add_argument("predictions", type=Path, help="in the benchmark's submission format, or of a run")
+    score.add_argument("--benchmark", required=True, help="vqa, gqa, nlvr, caption, tvqa, how2qa, tvc or yc2c")
+    score.add_argument("--references", type=Path, help="an annotation file; without, the split below --root")
+    score.add_argument("--split", choices=["train", "val", "test"], default="val")
+    score.add_argument("--partial", action="store_true", help="score only the ids that both files have")
+    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     for tool in (demo, extract):
         tool.add_argument("--workers", type=int, default=2, help="processes (2)")
-    options = parser.parse_args(args)
+    options, rest = parser.parse_known_args(args, argparse.Namespace())
+    options.rest = rest
+    if options.rest and options.tool != "score":
+        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
     from vl_peft import tools as run
 
     run.DATA[options.tool](options)

@@ -20,6 +20,7 @@ from rich.table import Table
 from vl_peft.metrics import SentenceMetric
 from vl_peft.module import VLModule
 from vl_peft.parameters import count_parts
+from vl_peft.submission import RunPredictions
 
 PACKAGES = ("vl_peft", "torch", "lightning", "transformers", "torchmetrics", "numpy")
 
@@ -146,11 +147,8 @@ class Results(Callback):
 
 
 def _write_predictions(folder: Path, split: str, task: str, metric: SentenceMetric) -> Path:
-    lines = (
-        json.dumps({"id": key, "prediction": r.prediction, "references": r.references}, ensure_ascii=False)
-        for key, r in sorted(metric.records.items())
-    )
-    return _write(folder / "predictions" / f"{split}_{task}.jsonl", "".join(f"{line}\n" for line in lines))
+    text = RunPredictions().dump(dict(sorted(metric.records.items())))
+    return _write(folder / "predictions" / f"{split}_{task}.jsonl", text)
 
 
 def _write(file: Path, text: str) -> Path:
