@@ -1,15 +1,16 @@
 """All features of a folder in one file that is read by row: ``vl-peft data pack``.
 
-A packed file is HDF5 with the contiguous dataset ``rows [N, F]``, the sorted ``keys [n]`` and ``ends [n]`` (rows of key
-i are ``ends[i - 1]`` to ``ends[i]``); its attributes hold the format, checksums of the rows and of the index, what the
-rows were pooled to, and the dtype they have and had. Contiguous rows can be mapped into memory, and one open file
-serves all keys.
+A packed file is HDF5 with the contiguous dataset ``rows [N, F]``, the sorted ``keys`` as JSON, and ``ends [n]`` (rows
+of key i are ``ends[i - 1]`` to ``ends[i]``); ``facts`` are JSON too: the format, checksums of the rows and of the
+index, what the rows were pooled to, and the dtype they have and had. Contiguous rows can be mapped into memory, and one
+open file serves all keys.
 
 Rows of bfloat16, a type that neither NumPy nor HDF5 has, are stored as uint16: the upper half of a float32.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Index:
         keys: place of each key, in order.
         ends: int64 ``[n]``.
         rows: ``[N, F]``, mapped into memory: float16, float32, or uint16 that stands for bfloat16.
-        facts: the attributes of the file: checksums, what the rows were made of.
+        facts: checksums, what the rows were made of.
     """
 
     keys: dict[str, int]
@@ -81,10 +82,10 @@ class PackedStore(FeatureStore):
         return self._index
 
     def _open(self, h5: h5py.File) -> Index:
-        facts = dict(h5.attrs)
+        facts = json.loads(bytes(h5["facts"][()])) if "facts" in h5 else {}
         if facts.get("format") != FORMAT:
             raise DataError(self.path, f"is not of the format '{FORMAT}'", remedy=REMEDY)
-        rows, ends, names = h5["rows"], np.asarray(h5["ends"][()]), [key.decode() for key in h5["keys"][()]]
+        rows, ends, names = h5["rows"], np.asarray(h5["ends"][()]), json.loads(bytes(h5["keys"][()]))
         keys = {name: i for i, name in enumerate(names)}
         offset = rows.id.get_offset()
         if offset is None or facts["crc32_index"] != _index_checksum(names, ends) or rows.shape[0] != ends[-1]:
@@ -180,17 +181,23 @@ def pack(
     temporary = out.with_name(f".{out.name}.tmp")  # always the same: what a killed run left there is overwritten
     try:
         with h5py.File(temporary, "w") as h5:
-            h5["keys"], h5["ends"] = np.array(keys, dtype=h5py.string_dtype()), ends
-            h5.attrs.update({"format": FORMAT, "pooled_to": pool_to or 0, "crc32_index": _index_checksum(keys, ends)})
-            h5.attrs.update({"dtype": rows_as, "packed_from": " ".join(found)})
+            h5["keys"], h5["ends"] = _json(keys), ends
             rows = h5.create_dataset("rows", (ends[-1], dim), np.uint16 if rows_as == "bfloat16" else rows_as)
-            h5.attrs["crc32"] = _write(rows, store, progress(zip(keys, ends, strict=True), len(keys)), pool_to)
+            checksum = _write(rows, store, progress(zip(keys, ends, strict=True), len(keys)), pool_to)
+            facts = {"format": FORMAT, "crc32": checksum, "crc32_index": _index_checksum(keys, ends)}
+            facts |= {"pooled_to": pool_to, "dtype": rows_as, "packed_from": " ".join(found)}
+            h5["facts"] = _json(facts)
         temporary.replace(out)
     except OSError as error:
         raise DataError(out, f"cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
     return len(keys)
+
+
+def _json(value: object) -> NDArray[np.uint8]:
+    """As bytes: libhdf5 can go in circles for ever when it reads strings of a damaged file."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
 def _index_checksum(keys: Iterable[str], ends: NDArray[np.int64]) -> int:
