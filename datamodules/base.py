@@ -96,6 +96,10 @@ class Benchmark(TaskData):
         return ()
 
     @abstractmethod
+    def references(self, file: Path) -> Iterator[Example]:
+        """What the metric compares with, of one annotation file wherever it is; texts and visual keys may be empty."""
+
+    @abstractmethod
     def metric(self) -> SentenceMetric:
         """A fresh metric of this benchmark."""
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -136,8 +136,8 @@ class FeatureCheck:
     def _read(self, look: Callable[[str], Look], keys: Sequence[str], what: str) -> Iterable[tuple[str, Look]]:
         if len(keys) < MANY:
             return ((key, look(key)) for key in self.depth.progress(keys, len(keys), what))
-        loader = DataLoader(_Looks(look, keys), batch_size=None, num_workers=self.depth.workers)
-        return zip(keys, self.depth.progress(loader, len(keys), what), strict=True)
+        loader = DataLoader(_Looks(look, keys), batch_size=64, collate_fn=list, num_workers=self.depth.workers)
+        return zip(keys, self.depth.progress(chain.from_iterable(loader), len(keys), what), strict=True)
 
 
 class _Looks(Dataset[Look]):

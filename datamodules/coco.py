@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,6 +33,8 @@ class COCO(ImageBenchmark):
             ``captions_*.json`` in ``COCO/annotations`` or in ``COCO`` or by the file of Karpathy, and test2014 by
             ``image_info_test2014.json``, without captions.
         line_breaks: line breaks within a caption become one space, or are kept; both are counted.
+        meteor: score METEOR too, in evaluations outside of training, where Java and ``vl_peft[caption]`` are there.
+        spice: SPICE likewise, which takes models of 400 MB and 8 GB of memory.
         **shared: options of every image benchmark.
     """
 
@@ -52,11 +54,13 @@ class COCO(ImageBenchmark):
         self,
         split_by: Literal["karpathy", "official"] = "karpathy",
         line_breaks: LineBreaks = "space",
+        meteor: bool = True,
+        spice: bool = False,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.split_by: Literal["karpathy", "official"] = split_by
-        self.line_breaks = line_breaks
+        self.line_breaks, self.meteor, self.spice = line_breaks, meteor, spice
 
     def feature_folder(self, split: Split) -> str:
         """All COCO images lie in one folder."""
@@ -64,7 +68,7 @@ class COCO(ImageBenchmark):
 
     def metric(self) -> SentenceMetric:
         """BLEU, METEOR, ROUGE-L and CIDEr over all captions of an image."""
-        return CaptionMetrics()
+        return CaptionMetrics(meteor=self.meteor, spice=self.spice)
 
     def submission(self, split: Split) -> Submission | None:
         """Validation and test split in one archive, as COCO's server wants its own (``split_by: official``)."""
@@ -92,16 +96,22 @@ class COCO(ImageBenchmark):
         """One example per caption (its id is the sentence's) to train on, one per image (``cocoid``) to evaluate."""
         form = self.form(split)
         (file,) = self.files(split)[form]
+        if form == "official":
+            yield from self._captions(file, split)
+            return
         with self.findings(split) as found:
-            make: Callable[[Record], Iterator[Example]]
-            if form == "processed":
-                images = karpathy_images(self.root, split, found, self.split_by)
-                make = partial(self._karpathy, split=split, found=found)
-            else:
-                images = read_items(file, "images", found.reject)
-                captions = None if split == "test" else _by_image(file, found)
-                make = partial(self._official, split=split, found=found, captions=captions)
-            yield from found.examples(images, make)
+            images = karpathy_images(self.root, split, found, self.split_by)
+            yield from found.examples(images, partial(self._karpathy, split=split, found=found))
+
+    def references(self, file: Path) -> Iterator[Example]:
+        """Of a ``captions_*.json``."""
+        yield from self._captions(file, "val")
+
+    def _captions(self, file: Path, split: Split) -> Iterator[Example]:
+        with self.findings(split) as found:
+            captions = None if split == "test" else _by_image(file, found)
+            make = partial(self._official, split=split, found=found, captions=captions)
+            yield from found.examples(read_items(file, "images", found.reject), make)
 
     def _karpathy(self, image: Record, split: Split, found: Findings) -> Iterator[Example]:
         captions = captions_of(image.each("sentences"), "raw", found, self.line_breaks)

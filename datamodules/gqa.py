@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 from datamodules.gqa_index import FACTS, IndexedQuestions, Question, indexed
 from datamodules.image import ImageBenchmark, soft_labels
 from datamodules.loading import Form, Size, Split
-from datamodules.records import MISSING, Record, locate, read_items, read_list
+from datamodules.records import MISSING, Record, is_list, locate, read_items, read_list
 from vl_peft.batch import Example, Task
 from vl_peft.errors import ConfigError, DataError
-from vl_peft.metrics import ExactMatch, SentenceMetric
+from vl_peft.metrics import GQAAccuracy, SentenceMetric
 from vl_peft.submission import JsonList, Submission
 
 # How the processed files are called, and what they are.
@@ -43,6 +43,8 @@ class GQA(ImageBenchmark):
         val_split: to choose a model on; disjoint in images from train.
         test_split: to report on; testdev is the largest set from other images with public answers.
         index_folder: for the index of the large files; ``None`` is beside them.
+        choices: where the files of valid and plausible answers are, below the root, if there are any; ``{split}``
+            stands for ``val``, ``testdev``, ...
         **shared: options of every image benchmark.
 
     Raises:
@@ -70,10 +72,11 @@ class GQA(ImageBenchmark):
         val_split: str = "val_balanced",
         test_split: str = "testdev_balanced",
         index_folder: str | None = None,
+        choices: str = "GQA/{split}_choices.json",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.index_folder = index_folder
+        self.index_folder, self.choices = index_folder, choices
         splits = {"train": train_splits, "val": (val_split,), "test": (test_split,)}
         self.splits: Mapping[Split, tuple[str, ...]] = {
             split: tuple(PROCESSED.get(name, name) for name in names)  # type: ignore[misc]
@@ -93,8 +96,10 @@ class GQA(ImageBenchmark):
         return _images_of(self.splits[split][0]) + "/clip_features/data_clip_{encoder}_att"
 
     def metric(self) -> SentenceMetric:
-        """Share of answers that are exactly the right one."""
-        return ExactMatch()
+        """The official scores; validity and plausibility of the answers where the files of choices are."""
+        names = {name.partition("_")[0] for split in ("val", "test") for name in self.splits[split]}
+        files = (self.root / self.choices.format(split=name) for name in sorted(names))
+        return GQAAccuracy(choices=tuple(file for file in files if file.exists()))
 
     def submission(self, split: Split) -> Submission | None:
         """The test split; the server takes that of ``test_split: submission_all``."""
@@ -150,12 +155,18 @@ class GQA(ImageBenchmark):
 
     def read(self, split: Split) -> Iterator[Example]:
         """Questions of a split; the id is the question's key, a string that may begin with zeros."""
-        form = self.form(split)
-        make = partial(self._processed if form == "processed" else self._question, split=split)
-        read = read_list if form == "processed" else read_items
+        yield from self._read(split, *self.files(split)[self.form(split)])
+
+    def references(self, file: Path) -> Iterator[Example]:
+        """Of an official or processed file."""
+        yield from self._read("val", file)
+
+    def _read(self, split: Split, *files: Path) -> Iterator[Example]:
         with self.findings(split) as found:
-            for file in self.files(split)[form]:
-                yield from found.examples(read(file, reject=found.reject), make)
+            for file in files:
+                processed = is_list(file)
+                make = partial(self._processed if processed else self._question, split=split)
+                yield from found.examples((read_list if processed else read_items)(file, reject=found.reject), make)
 
     def _official(self, name: str) -> list[Path]:
         """``train_all`` has ten numbered files; those that exist, or else the first missing one is named."""
@@ -201,6 +212,8 @@ def _meta(question: Question) -> dict[str, Any]:
         meta["entailed"] = tuple(facts["entailed"])
     if "groups" in facts:
         meta["group"] = facts["groups"].get("global")
+    if "isBalanced" in facts:
+        meta["balanced"] = facts["isBalanced"]
     return meta
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import mmap
-import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -31,12 +30,12 @@ from datamodules.records import DAMAGED, read_items
 from vl_peft.batch import Example
 from vl_peft.errors import ConfigError, DataError
 
-FORMAT = "vl_peft GQA index 1"
+FORMAT = "vl_peft GQA index 2"
 PROCESSES = 2
 """Each holds the questions of one file, about 2.5 GB of a tenth of train_all, so no more at a time."""
 
 
-FACTS = {"types": dict, "entailed": list, "groups": dict}
+FACTS = {"types": dict, "entailed": list, "groups": dict, "isBalanced": bool}
 """Further fields of a question that the official metrics ask for."""
 
 
@@ -144,6 +143,7 @@ class _Evaluated(_Training, gc=False):
     types: dict[str, str | None] | None = None
     entailed: list[str] | None = None
     groups: dict[str, str | None] | None = None
+    isBalanced: bool | None = None  # noqa: N815
 
 
 def indexed(
@@ -198,7 +198,7 @@ def write(source: Path, target: Path, hidden: bool = False) -> None:
             answer.append(-1)
         else:
             raise DataError(source, "'answer' is missing", key, DAMAGED)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.tmp")
     with h5py.File(temporary, "w") as h5:
         h5["records"], h5["ends"] = np.frombuffer(records, np.uint8), np.array(ends, np.int64)
         h5["image"], h5["answer"] = np.array(image, np.int32), np.array(answer, np.int32)

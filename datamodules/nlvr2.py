@@ -77,10 +77,16 @@ class NLVR2(ImageBenchmark):
 
     def read(self, split: Split) -> Iterator[Example]:
         """Sentences of a split; ``dev-850-0-1`` is sentence 1 about ``dev-850-0-img0`` (left) and ``-img1`` (right)."""
-        form = self.form(split)
-        read, make = (read_lines, self._official) if form == "official" else (read_list, self._processed)
+        yield from self._read(split, *self.files(split)[self.form(split)])
+
+    def references(self, file: Path) -> Iterator[Example]:
+        """Of an official or processed file."""
+        yield from self._read("val", file)
+
+    def _read(self, split: Split, *files: Path) -> Iterator[Example]:
         with self.findings(split) as found:
-            for file in self.files(split)[form]:
+            for file in files:
+                read, make = (read_list, self._processed) if is_list(file) else (read_lines, self._official)
                 yield from found.examples(read(file, found.reject), make)
 
     def _official(self, record: Record) -> Iterator[Example]:

@@ -104,6 +104,14 @@ class VideoBenchmark(Benchmark):
                 yield from found.examples(read_lines(file, found.reject), make)
             subtitles.tell(found)
 
+    def references(self, file: Path) -> Iterator[Example]:
+        """Of a file in the form of the benchmark's own."""
+        with self.findings("val") as found:
+            yield from found.examples(read_lines(file, found.reject), partial(self._labelled, found=found))
+
+    def _labelled(self, record: Record, found: Findings) -> Iterator[Example]:
+        return (Example(source="", visuals=(), **fields) for fields in self.labels(record, "val", found))
+
     def _examples_of(self, record: Record, split: Split, subtitles: Subtitles, found: Findings) -> Iterator[Example]:
         video = record.require("vid_name", str)
         source, context = self.prompted_with_context("[Subs] ", subtitles.of(video), self.tail(record, found))

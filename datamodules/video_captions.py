@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from datamodules.captions import LineBreaks, captions_of
 from datamodules.findings import Findings
@@ -22,14 +22,26 @@ class VideoCaptions(VideoBenchmark):
         flatten_val: validate on one example per caption with that caption as its only reference, as the published code
             does, instead of one per clip with all its captions. Scores of the two are not comparable.
         line_breaks: line breaks within a caption become one space, or are kept; both are counted.
+        meteor: score METEOR too, in evaluations outside of training, where Java and ``vl_peft[caption]`` are there.
+        spice: SPICE likewise, which takes models of 400 MB and 8 GB of memory.
         **shared: options of every video benchmark.
     """
 
     submission_format = ClipCaptions()
+    by_video: ClassVar[bool] = False
+    """Whether clips are segments of videos, which are scored too."""
 
-    def __init__(self, flatten_val: bool = False, line_breaks: LineBreaks = "space", **shared: Any) -> None:
+    def __init__(
+        self,
+        flatten_val: bool = False,
+        line_breaks: LineBreaks = "space",
+        meteor: bool = True,
+        spice: bool = False,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
         self.flatten_val, self.line_breaks = flatten_val, line_breaks
+        self.meteor, self.spice = meteor, spice
 
     def submission(self, split: Split) -> Submission | None:
         """One caption per clip.
@@ -63,4 +75,4 @@ class VideoCaptions(VideoBenchmark):
 
     def metric(self) -> SentenceMetric:
         """BLEU, METEOR, ROUGE-L and CIDEr after VALUE's replacement of non-ASCII characters by spaces."""
-        return CaptionMetrics(ascii_only=True)
+        return CaptionMetrics(ascii_only=True, videos=self.by_video, meteor=self.meteor, spice=self.spice)

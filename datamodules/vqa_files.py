@@ -41,11 +41,11 @@ class Question:
 
 
 def official_labels(
-    root: Path, part: str, wanted: Callable[[Record], bool], evaluated: bool, found: Findings
+    file: Path, wanted: Callable[[Record], bool], evaluated: bool, found: Findings
 ) -> dict[int, Labels]:
-    """Labels by question id of the annotations that are wanted, e.g. of ``part`` train2014."""
+    """Labels by question id of the annotations that are wanted of a ``v2_mscoco_*_annotations.json``."""
     labels = {}
-    for record in read_items(root / f"vqa/v2_mscoco_{part}_annotations.json", "annotations", found.reject):
+    for record in read_items(file, "annotations", found.reject):
         try:
             if wanted(record):
                 labels[record.require("question_id", int)] = _official(record, evaluated)

@@ -12,7 +12,7 @@ from datamodules.coco import KARPATHY_FILE, karpathy_images
 from datamodules.findings import Findings
 from datamodules.image import ImageBenchmark
 from datamodules.loading import Form, Size, Split
-from datamodules.records import DAMAGED, Record, locate, read_items, read_json, read_list
+from datamodules.records import DAMAGED, Record, is_list, locate, read_items, read_json, read_list
 from datamodules.vqa_files import (
     Labels,
     Question,
@@ -106,7 +106,7 @@ class VQAv2(ImageBenchmark):
         karpathy = self.split_by == "karpathy"
         parts = [OFFICIAL[split]] if not karpathy else ["train2014", "val2014"] if split == "train" else ["val2014"]
         files = [self.root / f"vqa/v2_OpenEnded_mscoco_{part}_questions.json" for part in parts]
-        files += [self.root / f"vqa/v2_mscoco_{part}_annotations.json" for part in parts if part != "test2015"]
+        files += [self._annotations(part) for part in parts if part != "test2015"]
         return {"official": [*files, self.root / KARPATHY_FILE] if karpathy else files, "processed": processed}
 
     def parts(self, split: Split) -> Sequence[str]:
@@ -119,15 +119,28 @@ class VQAv2(ImageBenchmark):
             read = self._official if self.form(split) == "official" else self._processed
             yield from read(split, found)
 
+    def references(self, file: Path) -> Iterator[Example]:
+        """Of a ``v2_mscoco_*_annotations.json`` or a processed file."""
+        with self.findings("val") as found:
+            if is_list(file):
+                make = partial(processed_question, people={}, hidden=False, evaluated=True)
+                yield from self._made(read_list(file, found.reject), make, "val", found)
+                return
+            for key, labels in official_labels(file, lambda record: True, True, found).items():
+                yield Example(str(key), "", (), references=labels.references, meta=labels.meta)
+
     def _official(self, split: Split, found: Findings) -> Iterator[Example]:
         for part, images in self._images(split, found).items():
             labels = None
             if part != "test2015":
                 wanted = partial(_is_about, "image_id", images)
-                labels = official_labels(self.root, part, wanted, split != "train", found)
+                labels = official_labels(self._annotations(part), wanted, split != "train", found)
             file = self.root / f"vqa/v2_OpenEnded_mscoco_{part}_questions.json"
             question_of = partial(official_question, part=part, images=images, labels=labels)
             yield from self._made(read_items(file, "questions", found.reject), question_of, split, found)
+
+    def _annotations(self, part: str) -> Path:
+        return self.root / f"vqa/v2_mscoco_{part}_annotations.json"
 
     def _images(self, split: Split, found: Findings) -> Mapping[str, Container[int] | None]:
         """The parts of COCO with images of the split, and which images those are (``None``: all)."""
@@ -155,9 +168,9 @@ class VQAv2(ImageBenchmark):
         if split == "train":
             return people
         for part, ids in without_people(self.files(split)["processed"]).items():
-            file = self.root / f"vqa/v2_mscoco_{part}_annotations.json"
+            file = self._annotations(part)
             if locate(file):
-                people |= official_labels(self.root, part, partial(_is_about, "question_id", ids), True, found)
+                people |= official_labels(file, partial(_is_about, "question_id", ids), True, found)
             else:
                 self.report(f"{split}: no ten answers in the processed files or in {file}; scored against soft labels")
         return people

@@ -22,6 +22,7 @@ class YC2C(VideoCaptions):
     task = Task("yc2c", generation=Generation(num_beams=5))
     prompt = "yc2c: "
     channel = "yc2"
+    by_video = True
     train_files = ("yc2c_train_release",)
     val_files = ("yc2c_val_release",)
     test_files = ("yc2c_test_release",)

@@ -18,15 +18,13 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from datamodules import COCO, GQA, NLVR2, TVC, TVQA, YC2C, Benchmark, How2QA, VQAv2
+from datamodules import BENCHMARKS
 from datamodules.check import TRAINING, BenchmarkReport, SplitReport, check, differing_sizes
 from datamodules.check_features import Depth, Features
 from datamodules.check_texts import Lengths
 from datamodules.loading import TaskData
 from vl_peft.errors import ConfigError
 from vl_peft.tokenizer import TextTokenizer
-
-BENCHMARKS: tuple[type[Benchmark], ...] = (VQAv2, GQA, NLVR2, COCO, TVQA, How2QA, TVC, YC2C)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +50,7 @@ def fit_options(options: argparse.Namespace) -> list[str]:
     """The options of fit that say what to check: a configuration's, or all benchmarks as they are by default."""
     given = [part for file in options.config for part in ("--config", file)]
     if not given:
-        benchmarks = {kind.task.name: {"class_path": f"datamodules.{kind.__name__}"} for kind in BENCHMARKS}
+        benchmarks = {name: {"class_path": f"datamodules.{kind.__name__}"} for name, kind in BENCHMARKS.items()}
         given = ["--model.backbone=VLBart", "--model.tuning=FullFineTuning", "--data=MultiTask"]
         given.append(f"--data.benchmarks={json.dumps(benchmarks)}")
     values = {

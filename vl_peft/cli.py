@@ -36,6 +36,7 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
   data check    what there is of each benchmark, and whether training would fail: files, features, lengths
   data extract  features of your own images or videos
   data pack     all features of a folder in one file, read by row (also: verify, unpack)
+  data score    official scores of a file of predictions, yours or anybody's
 
 fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
@@ -134,9 +135,7 @@ def params(args: list[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="vl-peft params", add_help=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--feature-dim", type=int, help="size of the visual features (2048; with data.raw its encoder's grid)"
-    )
+    parser.add_argument("--feature-dim", type=int, help="size of visual features (2048, or that of raw)")
     if {"-h", "--help"} & set(args):
         parser.print_help()
         print("\nand, as for fit:\n")
@@ -153,7 +152,7 @@ def params(args: list[str]) -> None:
 
 
 def data(args: list[str]) -> int | None:
-    """``data demo | check | extract | pack | verify | unpack``."""
+    """``data demo | check | extract | pack | verify | unpack | score``."""
     from vl_peft.check_table import add_options, fit_options, run_check
 
     parser = argparse.ArgumentParser(prog="vl-peft data")
@@ -190,14 +189,24 @@ def data(args: list[str]) -> int | None:
     unpack.add_argument("source", metavar="file", type=Path)
     unpack.add_argument("out", type=Path)
     unpack.add_argument("--kind", choices=["images", "videos"], required=True)
+    usage = "vl-peft data score PREDICTIONS --benchmark tvc (--references FILE | --root DIR --split val) [options]"
+    more = "Any option of the benchmark may follow, such as --accuracy published or --split_by official for vqa."
+    score = tools.add_parser("score", help="official scores of a file of predictions", usage=usage, epilog=more)
+    score.add_argument("predictions", type=Path, help="in the benchmark's submission format, or of a run")
+    score.add_argument("--benchmark", required=True, help="vqa, gqa, nlvr, caption, tvqa, how2qa, tvc or yc2c")
+    score.add_argument("--references", type=Path, help="an annotation file; without, the split below --root")
+    score.add_argument("--split", choices=["train", "val", "test"], default="val")
+    score.add_argument("--partial", action="store_true", help="score only the ids that both files have")
+    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     for tool in (demo, check, extract):
         tool.add_argument("--workers", type=int, default=2, help="processes (2)")
-    options, rest = parser.parse_known_args(args)
+    options, rest = parser.parse_known_args(args, argparse.Namespace())
+    options.rest = rest
+    if options.rest and options.tool not in ("check", "score"):
+        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
     if options.tool == "check":
-        cli = _lightning([*fit_options(options), *rest], PlanCLI, run=False, name="data check")
+        cli = _lightning([*fit_options(options), *options.rest], PlanCLI, run=False, name="data check")
         return run_check(cli.datamodule, options)
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     from vl_peft import tools as run
 
     run.DATA[options.tool](options)

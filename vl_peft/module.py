@@ -212,6 +212,8 @@ class VLModule(LightningModule):
     def _evaluation_start(self) -> None:
         benchmarks: Mapping[str, Any] = self.trainer.datamodule.benchmarks  # type: ignore[attr-defined]
         self.metrics = {name: benchmark.metric() for name, benchmark in benchmarks.items()}
+        for metric in self.metrics.values():
+            metric.thorough = self.trainer.state.fn in ("validate", "test")
 
     def _evaluation_step(self, batch: Batch) -> list[str]:
         sentences = self.answer(batch)

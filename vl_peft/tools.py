@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from datamodules import BENCHMARKS
 from datamodules.demo.corpus import write_corpus
 from vl_peft.backbones.base import Backbone
 from vl_peft.checkpoint import (
@@ -33,6 +35,7 @@ from vl_peft.features.extract import ExtractReport, extract_images, extract_vide
 from vl_peft.features.packed import PackedStore, pack, unpack, verify
 from vl_peft.features.unfinished import UNREADABLE
 from vl_peft.published import import_published, read_published
+from vl_peft.score import score, score_table
 from vl_peft.tuning.base import trainable
 
 SUFFIXES = {
@@ -110,12 +113,28 @@ def unpack_file(options: argparse.Namespace) -> None:
     Console().print(f"{count:,} files written to {options.out}", soft_wrap=True)
 
 
+def score_file(options: argparse.Namespace) -> None:
+    """Print the official scores of a file of predictions."""
+    if options.benchmark not in BENCHMARKS:
+        raise ConfigError(f"There is no benchmark '{options.benchmark}'; there are {', '.join(BENCHMARKS)}.")
+    benchmark = BENCHMARKS[options.benchmark]
+    parser = ArgumentParser(prog=f"vl-peft data score --benchmark {options.benchmark}")
+    parser.add_class_arguments(benchmark)
+    arguments = parser.instantiate_classes(parser.parse_args(options.rest)).as_dict()
+    result = score(options.predictions, benchmark(**arguments), options.references, options.split, options.partial)
+    if options.json:
+        print(json.dumps(result._asdict(), indent=2))
+    else:
+        Console().print(score_table(options.benchmark, result))
+
+
 DATA: dict[str, Callable[[argparse.Namespace], None]] = {
     "demo": write_demo,
     "extract": extract,
     "pack": pack_folder,
     "verify": verify_packed,
     "unpack": unpack_file,
+    "score": score_file,
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from vl_peft.cli import main
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FEATURES = "COCO/clip_features/data_clip_demo_att"
 
 
@@ -186,6 +187,45 @@ def test_unusable_features(
     assert checked.finding("features cannot be used; zeros", "caption", "val")["count"] == 1
 
 
+def test_a_damaged_packed_file(root: Path, check: Callable[..., Checked]) -> None:
+    (root / f"{FEATURES}.packed.h5").write_bytes(b"this is no HDF5")
+    checked = check(root, "--benchmarks", "caption")
+    assert checked.status == 1
+    assert f"{FEATURES}.packed.h5: cannot be read, perhaps truncated" in checked.problem("caption")
+
+
+def test_images_themselves(demo_root: Path, check: Callable[..., Checked]) -> None:
+    checked = check(demo_root, "--benchmarks", "caption", "--sample", "5", "--data.raw=demo")
+    assert checked.status == 0
+    features = checked.split("caption")["features"]
+    assert features["dtypes"] == {"uint8": 5} and features["sizes"] == {}
+
+
+def test_worker_processes_find_the_same(
+    root: Path, check: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(NAN)(root / FEATURES / f"{shown(root, 'val')[0]}.h5")
+    here = check(root, "--benchmarks", "caption", "--full").found
+    monkeypatch.setattr("datamodules.check_features.MANY", 1)
+    assert check(root, "--benchmarks", "caption", "--full").found == here
+
+
+def test_features_of_other_sizes_cannot_be_trained_together(
+    root: Path, tmp_path: Path, check: Callable[..., Checked]
+) -> None:
+    for file in (root / "video/vis_features/tv/demo").iterdir():
+        np.savez(file, features=np.ones((3, 64), np.float16))
+    own = tmp_path / "own.yaml"
+    kinds = "{caption: {class_path: datamodules.COCO}, tvqa: {class_path: datamodules.TVQA}}"
+    own.write_text(f"data: {{class_path: datamodules.MultiTask, init_args: {{benchmarks: {kinds}}}}}\n")
+    configs = "--config", str(EXPERIMENTS / "base.yaml"), "--config", str(EXPERIMENTS / "image/single_adapter.yaml")
+    checked = check(root, *configs, "--config", str(own))
+    assert checked.status == 1
+    (problem,) = checked.found["problems"]
+    assert problem.startswith("The visual features differ in size ({'caption': 128, 'tvqa': 64})")
+    assert check(root, "--benchmarks", "caption", "tvqa").status == 0, "nobody said that they are trained together"
+
+
 def test_a_sample_is_drawn_by_the_seed(root: Path, check: Callable[..., Checked]) -> None:
     train = check(root, "--benchmarks", "caption", "--sample", "3").split("caption")
     assert (train["features"]["read"], train["source"]["texts"]) == (3, 30)
@@ -283,10 +323,9 @@ def test_empty_and_absent(root: Path, check: Callable[..., Checked]) -> None:
 
 
 def test_what_a_configuration_reads(root: Path, tmp_path: Path, check: Callable[..., Checked]) -> None:
-    experiments = Path(__file__).parents[2] / "experiments"
     own = tmp_path / "own.yaml"
     own.write_text("data: {class_path: datamodules.COCO, init_args: {split_by: official}}\n")
-    configs = [experiments / "base.yaml", experiments / "image/single_adapter.yaml", own]
+    configs = [EXPERIMENTS / "base.yaml", EXPERIMENTS / "image/single_adapter.yaml", own]
     options = [part for config in configs for part in ("--config", str(config))]
     checked = check(root, *options)
     assert list(checked.found["benchmarks"]) == ["caption"]

@@ -21,7 +21,7 @@ SKY = {
     "answer": "yes",
     "fullAnswer": "Yes, the sky is dark.",
 }
-SKY_META = {"question": "Is the sky dark?", "image": "2354786", "entailed": ("02930160",)}
+SKY_META = {"question": "Is the sky dark?", "image": "2354786", "entailed": ("02930160",), "balanced": True}
 SKY_EXAMPLE = Example(
     id="02930152",
     source="gqa: Is the sky dark?",
@@ -64,8 +64,9 @@ def test_published_protocol(data: Any) -> None:
 def test_hidden_answers(data: Any) -> None:
     hidden = {"imageId": "n1", "question": "Is it?", "isBalanced": True}
     data.json("GQA/submission_all_questions.json", {"7": hidden})
+    meta = {"question": "Is it?", "image": "n1", "balanced": True}
     assert list(GQA(test_split="submission_all", **data.options()).read("test")) == [
-        Example(id="7", source="gqa: Is it?", visuals=("n1",), meta={"question": "Is it?", "image": "n1"})
+        Example(id="7", source="gqa: Is it?", visuals=("n1",), meta=meta)
     ]
 
 
@@ -93,4 +94,12 @@ def test_real_question(data: Any, shared: Path) -> None:
         "types": {"detailed": "relS", "semantic": "rel", "structural": "query"},
         "entailed": ("202218648",),
         "group": "thing",
+        "balanced": True,
     }
+
+
+def test_files_of_choices_are_used_where_they_are(data: Any) -> None:
+    benchmark = GQA(**data.options())
+    assert benchmark.metric().choices == ()  # type: ignore[attr-defined]
+    data.json("GQA/testdev_choices.json", {})
+    assert [file.name for file in benchmark.metric().choices] == ["testdev_choices.json"]  # type: ignore[attr-defined]

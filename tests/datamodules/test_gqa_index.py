@@ -105,7 +105,8 @@ def test_hidden_answers(gqa: Any) -> None:
     hidden = {"7": {"imageId": "2", "question": "Is it?", "isBalanced": True}}
     gqa.json("GQA/submission_all_questions.json", hidden)
     (example,) = make(gqa, test_split="submission_all").examples("test")
-    assert (example.id, example.targets, example.meta) == ("7", (), {"question": "Is it?", "image": "2"})
+    assert (example.id, example.targets) == ("7", ())
+    assert example.meta == {"question": "Is it?", "image": "2", "balanced": True}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vl_peft.errors import ConfigError, DataError
-from vl_peft.features import CachedStore, ImageFolderStore, PackedStore, RegionStore, encoders, find_store
+from vl_peft.features import CachedStore, ImageFolderStore, PackedStore, RegionStore, find_store, found_encoders
 
 GRIDS = "COCO/clip_features/data_clip_{encoder}_att"
 
@@ -120,12 +120,12 @@ def test_finding_features(store: RegionStore, tmp_path: Path) -> None:
     def find(encoder: str | None) -> Any:
         return find_store(tmp_path, GRIDS, encoder, ImageFolderStore)
 
-    assert encoders(tmp_path, GRIDS) == ["butd"]
+    assert found_encoders(tmp_path, GRIDS) == ["butd"]
     assert isinstance(find(None), RegionStore) and find(None).keys() == ["a", "b"]
     folder = tmp_path / GRIDS.format(encoder="RN101")
     folder.mkdir(parents=True)
     folder.with_name("data_clip_ViT_att.packed.h5").touch()
-    assert encoders(tmp_path, GRIDS) == ["RN101", "ViT", "butd"]
+    assert found_encoders(tmp_path, GRIDS) == ["RN101", "ViT", "butd"]
     with pytest.raises(ConfigError, match=r"RN101, ViT, butd.*--data\.encoder"):
         find(None)
     assert isinstance(find("butd"), RegionStore) and isinstance(find("ViT"), PackedStore)

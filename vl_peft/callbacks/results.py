@@ -20,6 +20,7 @@ from rich.table import Table
 from vl_peft.metrics import SentenceMetric
 from vl_peft.module import VLModule
 from vl_peft.parameters import count_parts
+from vl_peft.submission import RunPredictions
 
 PACKAGES = ("vl_peft", "torch", "lightning", "transformers", "torchmetrics", "numpy")
 
@@ -80,6 +81,9 @@ class Results(Callback):
         files.insert(0, _write(folder / "results.json", json.dumps(results, indent=2) + "\n"))
         console = Console()
         console.print(self._table(module.metrics, results, split))
+        for task, notes in results["notes"].items():
+            for note in notes:
+                console.print(f"{task}: {note}", soft_wrap=True, highlight=False)
         for file in files:
             console.print(f"wrote {file}", soft_wrap=True, highlight=False)
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -109,6 +113,7 @@ class Results(Callback):
             "scores": {task: m.compute() for task, m in module.metrics.items()},
             "headline": {task: m.headline for task, m in module.metrics.items()},
             "baseline": baselines,
+            "notes": {task: list(m.notes) for task, m in module.metrics.items() if m.notes},
             "counts": {task: len(m.records) for task, m in module.metrics.items()},
             "before_training": self.before,
             "history": self.history,
@@ -142,11 +147,8 @@ class Results(Callback):
 
 
 def _write_predictions(folder: Path, split: str, task: str, metric: SentenceMetric) -> Path:
-    lines = (
-        json.dumps({"id": key, "prediction": r.prediction, "references": r.references}, ensure_ascii=False)
-        for key, r in sorted(metric.records.items())
-    )
-    return _write(folder / "predictions" / f"{split}_{task}.jsonl", "".join(f"{line}\n" for line in lines))
+    text = RunPredictions().dump(dict(sorted(metric.records.items())))
+    return _write(folder / "predictions" / f"{split}_{task}.jsonl", text)
 
 
 def _write(file: Path, text: str) -> Path:

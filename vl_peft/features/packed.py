@@ -1,16 +1,18 @@
 """All features of a folder in one file that is read by row: ``vl-peft data pack``.
 
-A packed file is HDF5 with the contiguous dataset ``rows [N, F]``, the sorted ``keys [n]`` and ``ends [n]`` (rows of key
-i are ``ends[i - 1]`` to ``ends[i]``); its attributes hold the format, the checksum of the rows, what they were pooled
-to, and the dtype they have and had. Contiguous rows can be mapped into memory, and one open file serves all keys.
+A packed file is HDF5 with the contiguous dataset ``rows [N, F]``, the sorted ``keys`` as JSON, and ``ends [n]`` (rows
+of key i are ``ends[i - 1]`` to ``ends[i]``); ``facts`` are JSON too: the format, checksums of the rows and of the
+index, what the rows were pooled to, and the dtype they have and had. Contiguous rows can be mapped into memory, and one
+open file serves all keys.
 
 Rows of bfloat16, a type that neither NumPy nor HDF5 has, are stored as uint16: the upper half of a float32.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +27,7 @@ from vl_peft.features.pooling import pool_grid, pool_time
 from vl_peft.features.store import PACKED, FeatureStore, FolderStore, ImageFolderStore, VideoFolderStore
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # items and how many there are, to the same items
-FORMAT = "vl_peft packed features 1"
+FORMAT = "vl_peft packed features 2"
 REMEDY = "Delete it and pack the folder again."
 BLOCK = 2**26  # bytes that are checked at a time
 
@@ -40,13 +42,13 @@ class Index:
         keys: place of each key, in order.
         ends: int64 ``[n]``.
         rows: ``[N, F]``, mapped into memory: float16, float32, or uint16 that stands for bfloat16.
-        bfloat16: whether it does.
+        facts: checksums, what the rows were made of.
     """
 
     keys: dict[str, int]
     ends: NDArray[np.int64]
     rows: NDArray[Any]
-    bfloat16: bool
+    facts: Mapping[str, Any]
 
 
 class PackedStore(FeatureStore):
@@ -73,22 +75,25 @@ class PackedStore(FeatureStore):
                     self._index = self._open(h5)
             except FileNotFoundError:
                 raise DataError(self.path, "no such packed file", remedy="Pack the folder first.") from None
-            except (OSError, KeyError, ValueError) as error:
+            except DataError:
+                raise
+            except Exception as error:  # h5py raises nearly anything on damaged files
                 raise DataError(self.path, f"cannot be read, perhaps truncated ({error})", remedy=REMEDY) from error
         return self._index
 
     def _open(self, h5: h5py.File) -> Index:
-        if h5.attrs.get("format") != FORMAT:
+        facts = json.loads(bytes(h5["facts"][()])) if "facts" in h5 else {}
+        if facts.get("format") != FORMAT:
             raise DataError(self.path, f"is not of the format '{FORMAT}'", remedy=REMEDY)
-        rows, ends = h5["rows"], np.asarray(h5["ends"][()])
-        keys = {key.decode(): i for i, key in enumerate(h5["keys"][()])}
+        rows, ends, names = h5["rows"], np.asarray(h5["ends"][()]), json.loads(bytes(h5["keys"][()]))
+        keys = {name: i for i, name in enumerate(names)}
         offset = rows.id.get_offset()
-        if offset is None or len(ends) != len(keys) or (len(ends) and ends[-1] != len(rows)):
-            raise DataError(self.path, "its index does not fit its rows", remedy=REMEDY)
+        if offset is None or facts["crc32_index"] != _index_checksum(names, ends) or rows.shape[0] != ends[-1]:
+            raise DataError(self.path, "its index is damaged or does not fit its rows", remedy=REMEDY)
         if offset + rows.nbytes > self.path.stat().st_size:
             raise DataError(self.path, "is truncated", remedy=REMEDY)
         mapped = np.memmap(self.path, rows.dtype, "r", offset, rows.shape)
-        return Index(keys, ends, mapped, h5.attrs.get("dtype") == "bfloat16")
+        return Index(keys, ends, mapped, facts)
 
     def read(self, key: str) -> np.ndarray:
         """Rows of one image or video, ``[V, F]``; a read-only view of the file, or float32 made from bfloat16.
@@ -101,7 +106,7 @@ class PackedStore(FeatureStore):
         if i is None:
             raise DataError(self.path, "has no features of this key", key, "Extract them and pack the folder again.")
         rows = np.asarray(index.rows[index.ends[i - 1] if i else 0 : index.ends[i]])
-        return from_bfloat16(rows) if index.bfloat16 else rows
+        return from_bfloat16(rows) if index.facts["dtype"] == "bfloat16" else rows
 
     @property
     def dim(self) -> int:
@@ -176,17 +181,27 @@ def pack(
     temporary = out.with_name(f".{out.name}.tmp")  # always the same: what a killed run left there is overwritten
     try:
         with h5py.File(temporary, "w") as h5:
-            h5["keys"], h5["ends"] = np.array(keys, dtype=h5py.string_dtype()), ends
-            h5.attrs.update({"format": FORMAT, "pooled_to": pool_to or 0})
-            h5.attrs.update({"dtype": rows_as, "packed_from": " ".join(found)})
+            h5["keys"], h5["ends"] = _json(keys), ends
             rows = h5.create_dataset("rows", (ends[-1], dim), np.uint16 if rows_as == "bfloat16" else rows_as)
-            h5.attrs["crc32"] = _write(rows, store, progress(zip(keys, ends, strict=True), len(keys)), pool_to)
+            checksum = _write(rows, store, progress(zip(keys, ends, strict=True), len(keys)), pool_to)
+            facts = {"format": FORMAT, "crc32": checksum, "crc32_index": _index_checksum(keys, ends)}
+            facts |= {"pooled_to": pool_to, "dtype": rows_as, "packed_from": " ".join(found)}
+            h5["facts"] = _json(facts)
         temporary.replace(out)
     except OSError as error:
         raise DataError(out, f"cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
     return len(keys)
+
+
+def _json(value: object) -> NDArray[np.uint8]:
+    """As bytes: libhdf5 can go in circles for ever when it reads strings of a damaged file."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _index_checksum(keys: Iterable[str], ends: NDArray[np.int64]) -> int:
+    return zlib.crc32(np.ascontiguousarray(ends, dtype=np.int64).data, zlib.crc32("\0".join(keys).encode()))
 
 
 def _headers(store: FolderStore, keys: Iterable[str]) -> tuple[list[int], int, list[str]]:
@@ -243,9 +258,8 @@ def verify(file: Path) -> int:
     step = max(1, BLOCK // (rows.shape[1] * rows.dtype.itemsize))
     for start in range(0, len(rows), step):
         checksum = zlib.crc32(np.ascontiguousarray(rows[start : start + step]).data, checksum)
-    with h5py.File(file, "r") as h5:
-        if checksum != h5.attrs["crc32"]:
-            raise DataError(file, "its rows are not those that were packed (checksum)", remedy=REMEDY)
+    if checksum != index.facts.get("crc32"):
+        raise DataError(file, "its rows are not those that were packed (checksum)", remedy=REMEDY)
     return len(index.keys)
 
 
@@ -262,13 +276,12 @@ def unpack(file: Path, folder: Path, videos: bool, progress: Progress = lambda i
         DataError: if it was pooled or converted when it was packed.
     """
     store = PackedStore(file)
-    keys = store.keys()
-    with h5py.File(file, "r") as h5:
-        if h5.attrs["pooled_to"]:
-            raise DataError(file, f"was pooled to {h5.attrs['pooled_to']} rows; the original rows are not in it")
-        now, before = h5.attrs.get("dtype"), h5.attrs.get("packed_from")
-        if now != before:
-            raise DataError(file, f"was packed as {now} from {before}; the original values are not in it")
+    keys, facts = store.keys(), store.index.facts
+    if facts["pooled_to"]:
+        raise DataError(file, f"was pooled to {facts['pooled_to']} rows; the original rows are not in it")
+    if facts["dtype"] != facts["packed_from"]:
+        what = f"was packed as {facts['dtype']} from {facts['packed_from']}; the original values are not in it"
+        raise DataError(file, what)
     folder.mkdir(parents=True, exist_ok=True)
     for key in progress(keys, len(keys)):
         target = (VideoFolderStore if videos else ImageFolderStore)(folder).file(key)
