@@ -20,7 +20,7 @@ from datamodules.loading import Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
 from vl_peft.collate import NOT_YET, Visual, collate, draw_target, with_pictures
-from vl_peft.errors import DataError
+from vl_peft.errors import ConfigError, DataError
 from vl_peft.features.find import find_store
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.pooling import pool_grid, pool_time
@@ -81,9 +81,13 @@ class Benchmark(TaskData):
     def read(self, split: Split) -> Iterator[Example]:
         """Parse the annotation files of a split, in file order."""
 
-    @abstractmethod
     def references(self, file: Path) -> Iterator[Example]:
-        """What the metric compares with, of one annotation file wherever it is; texts and visual keys may be empty."""
+        """What the metric compares with, of one annotation file wherever it is; texts and visual keys may be empty.
+
+        Raises:
+            ConfigError: the benchmark does not know how.
+        """
+        raise ConfigError(f"{self.task.name} reads its references below a data root only: give --root and --split.")
 
     @abstractmethod
     def metric(self) -> SentenceMetric:
