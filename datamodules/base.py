@@ -20,7 +20,7 @@ from datamodules.loading import Form, Size, Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
 from vl_peft.collate import NOT_YET, Visual, collate, draw_target, shortened, with_pictures
-from vl_peft.errors import DataError
+from vl_peft.errors import ConfigError, DataError
 from vl_peft.features.find import find_store
 from vl_peft.features.packed import PackedStore
 from vl_peft.features.raw import RawStore
@@ -95,9 +95,13 @@ class Benchmark(TaskData):
         """What a split is made of, by the names that ``sizes`` has for it; empty if nothing is known of its size."""
         return ()
 
-    @abstractmethod
     def references(self, file: Path) -> Iterator[Example]:
-        """What the metric compares with, of one annotation file wherever it is; texts and visual keys may be empty."""
+        """What the metric compares with, of one annotation file wherever it is; texts and visual keys may be empty.
+
+        Raises:
+            ConfigError: the benchmark does not know how.
+        """
+        raise ConfigError(f"{self.task.name} reads its references below a data root only: give --root and --split.")
 
     @abstractmethod
     def metric(self) -> SentenceMetric:

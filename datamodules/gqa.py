@@ -155,18 +155,18 @@ class GQA(ImageBenchmark):
 
     def read(self, split: Split) -> Iterator[Example]:
         """Questions of a split; the id is the question's key, a string that may begin with zeros."""
-        yield from self._read(split, *self.files(split)[self.form(split)])
+        form = self.form(split)
+        yield from self._read(split, form, *self.files(split)[form])
 
     def references(self, file: Path) -> Iterator[Example]:
         """Of an official or processed file."""
-        yield from self._read("val", file)
+        yield from self._read("val", "processed" if is_list(file) else "official", file)
 
-    def _read(self, split: Split, *files: Path) -> Iterator[Example]:
+    def _read(self, split: Split, form: Form, *files: Path) -> Iterator[Example]:
+        read, make = (read_list, self._processed) if form == "processed" else (read_items, self._question)
         with self.findings(split) as found:
             for file in files:
-                processed = is_list(file)
-                make = partial(self._processed if processed else self._question, split=split)
-                yield from found.examples((read_list if processed else read_items)(file, reject=found.reject), make)
+                yield from found.examples(read(file, reject=found.reject), partial(make, split=split))
 
     def _official(self, name: str) -> list[Path]:
         """``train_all`` has ten numbered files; those that exist, or else the first missing one is named."""

@@ -77,16 +77,17 @@ class NLVR2(ImageBenchmark):
 
     def read(self, split: Split) -> Iterator[Example]:
         """Sentences of a split; ``dev-850-0-1`` is sentence 1 about ``dev-850-0-img0`` (left) and ``-img1`` (right)."""
-        yield from self._read(split, *self.files(split)[self.form(split)])
+        form = self.form(split)
+        yield from self._read(split, form, *self.files(split)[form])
 
     def references(self, file: Path) -> Iterator[Example]:
         """Of an official or processed file."""
-        yield from self._read("val", file)
+        yield from self._read("val", "processed" if is_list(file) else "official", file)
 
-    def _read(self, split: Split, *files: Path) -> Iterator[Example]:
+    def _read(self, split: Split, form: Form, *files: Path) -> Iterator[Example]:
+        read, make = (read_list, self._processed) if form == "processed" else (read_lines, self._official)
         with self.findings(split) as found:
             for file in files:
-                read, make = (read_list, self._processed) if is_list(file) else (read_lines, self._official)
                 yield from found.examples(read(file, found.reject), make)
 
     def _official(self, record: Record) -> Iterator[Example]:

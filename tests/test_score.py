@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from datamodules import BENCHMARKS, COCO, GQA, TVC, How2QA, VQAv2
+from datamodules.score import score
 from vl_peft.cli import main
 from vl_peft.errors import ConfigError, DataError
-from vl_peft.score import score
 
 
 @pytest.mark.parametrize(

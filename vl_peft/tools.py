@@ -17,6 +17,7 @@ from rich.table import Table
 
 from datamodules import BENCHMARKS
 from datamodules.demo.corpus import write_corpus
+from datamodules.score import Scores, score
 from vl_peft.backbones.base import Backbone
 from vl_peft.checkpoint import (
     add_task,
@@ -35,7 +36,6 @@ from vl_peft.features.extract import ExtractReport, extract_images, extract_vide
 from vl_peft.features.packed import PackedStore, pack, unpack, verify
 from vl_peft.features.unfinished import UNREADABLE
 from vl_peft.published import import_published, read_published
-from vl_peft.score import score, score_table
 from vl_peft.tuning.base import trainable
 
 SUFFIXES = {
@@ -125,7 +125,17 @@ def score_file(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(result._asdict(), indent=2))
     else:
-        Console().print(score_table(options.benchmark, result))
+        Console().print(_score_table(options.benchmark, result))
+
+
+def _score_table(name: str, result: Scores) -> Table:
+    """For the screen; the headline stands out."""
+    table = Table("metric", title=f"{name}: {result.examples:,} examples", caption="\n".join(result.notes) or None)
+    table.add_column("score", justify="right")
+    for metric, value in result.scores.items():
+        bold = "[bold]" if metric == result.headline else ""
+        table.add_row(f"{bold}{metric}", f"{bold}{value:.2f}")
+    return table
 
 
 DATA: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -92,10 +92,10 @@ def accuracies(records: Mapping[str, Record], right: Mapping[str, bool]) -> dict
     """``accuracy``, and that of the questions of each kind and type."""
     groups: dict[str, list[float]] = defaultdict(list)
     for key, record in records.items():
-        names = ["accuracy"]
-        if types := record.meta.get("types"):
+        names, types = ["accuracy"], record.meta.get("types") or {}
+        if "structural" in types:
             names.append("open" if types["structural"] == "query" else "binary")
-            names += [f"{by}/{types[by]}" for by in ("structural", "semantic")]
+        names += [f"{by}/{types[by]}" for by in ("structural", "semantic") if by in types]
         for name in names:
             groups[name].append(float(right[key]))
     return {name: percent(groups[name]) for name in sorted(groups)}

@@ -1,4 +1,4 @@
-"""``vl-peft data score``: the official scores of a file of predictions, whoever made it."""
+"""The official scores of a file of predictions, whoever made it: ``vl-peft data score``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.table import Table
-
-from datamodules import Benchmark
+from datamodules.base import Benchmark
 from datamodules.loading import Split
 from vl_peft.batch import Example
 from vl_peft.errors import ConfigError
@@ -71,13 +69,3 @@ def _labelled(examples: Iterable[Example]) -> dict[str, Example]:
     if hidden:
         raise ConfigError(f"{hidden} of {len(found)} examples have no references: only the server can score them.")
     return found
-
-
-def score_table(name: str, result: Scores) -> Table:
-    """For the screen; the headline stands out."""
-    table = Table("metric", title=f"{name}: {result.examples:,} examples", caption="\n".join(result.notes) or None)
-    table.add_column("score", justify="right")
-    for metric, value in result.scores.items():
-        bold = "[bold]" if metric == result.headline else ""
-        table.add_row(f"{bold}{metric}", f"{bold}{value:.2f}")
-    return table
