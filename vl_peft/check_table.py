@@ -125,7 +125,7 @@ def _print(console: Console, reports: Mapping[str, BenchmarkReport], problems: l
         for title, table, legend in (
             ("annotation files", _files(present), ""),
             ("examples", _examples(present), "of: the whole split (~ by papers); less is no problem\n"),
-            ("features", _features(present), ""),
+            ("features", _features(present), "read: drawn by the seed, or all with --full\n"),
             (
                 "tokens: of 50, 90, 99 % of the texts at most, of the longest",
                 _texts(present),
