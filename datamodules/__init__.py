@@ -1,5 +1,7 @@
 """Benchmarks as LightningDataModules, and the embedded demo corpus."""
 
+from collections.abc import Mapping
+
 from datamodules.base import Benchmark
 from datamodules.coco import COCO
 from datamodules.gqa import GQA
@@ -12,7 +14,13 @@ from datamodules.tvqa import TVQA
 from datamodules.vqav2 import VQAv2
 from datamodules.yc2c import YC2C
 
+BENCHMARKS: Mapping[str, type[Benchmark]] = {
+    benchmark.task.name: benchmark for benchmark in (VQAv2, GQA, NLVR2, COCO, TVQA, How2QA, TVC, YC2C)
+}
+"""The benchmarks by task name."""
+
 __all__ = [
+    "BENCHMARKS",
     "COCO",
     "GQA",
     "NLVR2",

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+from lightning_utilities.core import rank_zero
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from datamodules.loading import Split, TaskData
+from datamodules.findings import Findings
+from datamodules.loading import Form, Size, Split, TaskData
 from datamodules.packed import PackedExamples
 from vl_peft.batch import Batch, Example, Generation, Task
-from vl_peft.collate import Features, collate, draw_target
+from vl_peft.collate import NOT_YET, Visual, collate, draw_target, shortened, with_pictures
 from vl_peft.errors import ConfigError, DataError
+from vl_peft.features.find import find_store
 from vl_peft.features.packed import PackedStore
-from vl_peft.features.pooling import pool_grid, pool_time
+from vl_peft.features.raw import RawStore
 from vl_peft.features.store import CachedStore, FeatureStore, ImageFolderStore, VideoFolderStore
 from vl_peft.metrics import SentenceMetric
 from vl_peft.sampling import Draw
@@ -47,7 +51,9 @@ class Benchmark(TaskData):
     max_target: int | None
     visual_kind: ClassVar[Literal["grid", "frames"]]
     visual_tokens: ClassVar[int]
-    media_patterns: ClassVar[tuple[str, ...]] = ()  # where the images or videos are, below the root
+    media_patterns: tuple[str, ...] = ()  # where the images or videos are, below the root
+    sizes: ClassVar[Mapping[str, Size]] = {}  # of the parts that splits are made of
+    vocabulary: ClassVar[str | None] = None  # a file of answers below the root, for those who have it
 
     def __init__(
         self,
@@ -66,13 +72,36 @@ class Benchmark(TaskData):
         self.max_source, self.max_target = max_source or self.max_source, max_target or self.max_target
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.prompt_text = (self.prompt if prompt_text is None else prompt_text) if use_prompt else ""
-        self._examples: dict[Split, PackedExamples] = {}
+        self._examples: dict[Split, Sequence[Example]] = {}
         self._stores: dict[str, FeatureStore] = {}
+        self._sizes: dict[Split, int] = {}
+        self.unreadable: dict[str, str] = {}
         self._reported: set[str] = set()
+        self.found: dict[Split, Findings] = {}  # when a split was last read
 
     @abstractmethod
     def read(self, split: Split) -> Iterator[Example]:
         """Parse the annotation files of a split, in file order."""
+
+    @abstractmethod
+    def files(self, split: Split) -> Mapping[Form, Sequence[Path]]:
+        """The files that a split needs, for each form that has it; the form to prefer comes first."""
+
+    def form(self, split: Split) -> Form:
+        """Which form of a split is read."""
+        return next(iter(self.files(split)))
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """What a split is made of, by the names that ``sizes`` has for it; empty if nothing is known of its size."""
+        return ()
+
+    def references(self, file: Path) -> Iterator[Example]:
+        """What the metric compares with, of one annotation file wherever it is; texts and visual keys may be empty.
+
+        Raises:
+            ConfigError: the benchmark does not know how.
+        """
+        raise ConfigError(f"{self.task.name} reads its references below a data root only: give --root and --split.")
 
     @abstractmethod
     def metric(self) -> SentenceMetric:
@@ -111,28 +140,50 @@ class Benchmark(TaskData):
         start = len(before) + (len(self.prompt_text) if self.loading.prompt_position == "front" else 0)
         return source, (start, start + len(context))
 
-    def report(self, message: str) -> None:
-        """Tell the user something about the data, once."""
+    def report(self, message: str, everywhere: bool = False) -> None:
+        """Tell the user something about the data, once: on the first process, or on any that knows of it."""
         if message not in self._reported:
             self._reported.add(message)
-            rank_zero_info(f"{self.task.name}: {message}")
+            tell = rank_zero.log.info if everywhere else rank_zero_info
+            tell(f"{self.task.name}: {message}")
 
-    def examples(self, split: Split) -> PackedExamples:
+    def report_unreadable(self, problems: Mapping[str, str]) -> None:
+        """Tell which features could not be read and why: each key once, on the process that needed it."""
+        for key in problems.keys() - self.unreadable.keys():
+            self.report(f"{problems[key]} Zeros take the place of these features", everywhere=True)
+        self.unreadable.update(problems)
+
+    @contextmanager
+    def findings(self, split: Split) -> Iterator[Findings]:
+        """Count what is odd while a split is read, and report it in the end."""
+        found = self.found[split] = Findings(self.loading.malformed)
+        yield found
+        for kind in found.kinds():
+            self.report(f"{split}: {kind}")
+
+    def examples(self, split: Split) -> Sequence[Example]:
         """All examples of a split, parsed once, without those that have no features if these are to be skipped.
 
         Raises:
             DataError: if the split is empty or features are missing.
         """
         if split not in self._examples:
-            examples = PackedExamples(self._with_features(self.read(split), split))
+            examples = self.collect(split)
             if not len(examples):
                 raise DataError(self.root, f"the {split} split of {self.task.name} is empty", remedy="Check its files.")
             self._examples[split] = examples
         return self._examples[split]
 
+    def annotated(self, split: Split) -> Sequence[Example]:
+        """All examples of a split, whether or not there are features."""
+        return PackedExamples(self.read(split))
+
+    def collect(self, split: Split) -> Sequence[Example]:
+        """Read a split into memory."""
+        return PackedExamples(self._with_features(self.read(split), split))
+
     def _with_features(self, examples: Iterable[Example], split: Split) -> Iterator[Example]:
-        store = self.store(split)
-        known = set(store.keys())
+        known = set(self.store(split).keys())
         missing: dict[str, int] = defaultdict(int)
         for example in examples:
             absent = [key for key in example.visuals if key not in known]
@@ -140,14 +191,20 @@ class Benchmark(TaskData):
                 missing[key] += 1
             if not absent:
                 yield example
+        self.without_features(missing, split)
+
+    def without_features(self, missing: Mapping[str, int], split: Split) -> None:
+        """Report the keys that have no features, and of how many examples they are; raises DataError if that fails."""
         if missing:
+            lacking = "features" if self.loading.raw is None else "files"
             what = (
-                f"no features for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
+                f"no {lacking} for {len(missing)} keys of {sum(missing.values())} {self.task.name} {split} examples "
                 f"({', '.join(list(missing)[:10])}{', ...' if len(missing) > 10 else ''})"
             )
             if self.loading.missing_features == "fail":
-                remedy = "Extract them, or leave these examples out with --data.missing_features skip."
-                raise DataError(store.path, what, remedy=remedy)
+                remedy = "Extract them" if self.loading.raw is None else "Put them there"
+                remedy += ", or leave these examples out with --data.missing_features skip."
+                raise DataError(self.store(split).path, what, remedy=remedy)
             self.report(f"{what}: skipped")
 
     def commonest_target(self) -> str:
@@ -159,46 +216,35 @@ class Benchmark(TaskData):
         return max(totals, key=lambda target: totals[target])
 
     def media(self, key: str) -> Path | None:
-        """The image or video file of a visual key, where it is at hand; only for looking at."""
-        patterns = (pattern.format(key=key) for pattern in self.media_patterns)
-        return next((path for pattern in patterns for path in self.root.glob(pattern)), None)
+        """The image or video file of a visual key, where it is at hand."""
+        return self._media.get(key)
+
+    @cached_property
+    def _media(self) -> dict[str, Path]:
+        """All image or video files by key: folders are listed once. Of several files the first pattern's is taken."""
+        patterns = (pattern.format(key="*") for pattern in self.media_patterns)
+        files = [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
+        return {path.stem: path for path in reversed(files)}
 
     def store(self, split: Split) -> FeatureStore:
-        """The features of a split.
+        """The features of a split, or the pictures to make them of.
 
         Raises:
-            DataError: if the folder is missing.
+            DataError: if they are missing.
             ConfigError: if it is not clear which encoder's features to take.
         """
         pattern = self.feature_folder(split)
         if pattern not in self._stores:
-            path = self._feature_path(pattern)
-            kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
-            packed = path.name.endswith(PackedStore.suffix)  # mapped into memory: no cache of its own
-            self._stores[pattern] = (
-                PackedStore(path) if packed else CachedStore(kind(path), int(self.loading.cache_gb * 2**30))
-            )
+            store = self._new_store(pattern)
+            mapped = isinstance(store, PackedStore)  # into memory: it needs no cache
+            self._stores[pattern] = store if mapped else CachedStore(store, int(self.loading.cache_gb * 2**30))
         return self._stores[pattern]
 
-    def _feature_path(self, pattern: str) -> Path:
-        """The folder of feature files or, if there is one, the packed file beside it."""
-        if self.loading.encoder is not None:
-            return _packed_or_folder(self.root / pattern.format(encoder=self.loading.encoder))
-        folders = {path for path in self.root.glob(pattern.format(encoder="*")) if path.is_dir()}
-        files = self.root.glob(pattern.format(encoder="*") + PackedStore.suffix)
-        found = sorted(folders | {path.with_name(path.name.removesuffix(PackedStore.suffix)) for path in files})
-        if len(found) > 1:
-            raise ConfigError(
-                f"Features of several encoders are in {found[0].parent}: {', '.join(p.name for p in found)}. "
-                "Choose one with --data.encoder."
-            )
-        if not found:
-            raise DataError(
-                self.root / pattern.format(encoder="<encoder>"),
-                "no such feature folder",
-                remedy="Set --data.root to your data, or write the demo corpus with `vl-peft data demo`.",
-            )
-        return _packed_or_folder(found[0])
+    def _new_store(self, pattern: str) -> FeatureStore:
+        if self.loading.raw is not None:
+            return RawStore(self.root, self._media, self.loading.raw, self.visual_kind)
+        kind = ImageFolderStore if self.visual_kind == "grid" else VideoFolderStore
+        return find_store(self.root, pattern, self.loading.encoder, kind)
 
     def load(self, split: Split, draw: Draw) -> Batch:
         """The batch of the drawn rows. Training draws one target per example; evaluation keeps the examples."""
@@ -206,27 +252,49 @@ class Benchmark(TaskData):
         targets = None
         if split == "train":
             targets = [draw_target(e, self.loading.seed, draw.epoch) for e in examples]
-        store = self.store(split)
-        pad = self.visual_kind == "frames" and not self.loading.mask_padding
+        raw, unreadable = self.loading.raw is not None, dict[str, str]()
+        pad_to = self.visual_tokens if self.visual_kind == "frames" and not self.loading.mask_padding else None
         batch = collate(
             task=self.task.name,
             examples=examples,
             targets=targets,
-            features=[[self._visual(store, key) for key in e.visuals] for e in examples],
+            visuals=[[NOT_YET if raw else self._visual(split, key, unreadable) for key in e.visuals] for e in examples],
             tokenizer=self.tokenizer,
             max_source=self.max_source,
             max_target=self.max_target,
             cut=self.loading.cut,
-            pad_visual_to=self.visual_tokens if pad else None,
+            pad_visual_to=None if raw else pad_to,
         )
-        return batch if split == "train" else replace(batch, examples=examples)
+        if raw:
+            pictures = [[self.store(split).read(key) for key in e.visuals] for e in examples]
+            batch = with_pictures(
+                batch, pictures, self.visual_kind, self.visual_tokens, pad_to, self.loading.ablate_visual
+            )
+        return replace(batch, unreadable=unreadable, examples=[] if split == "train" else examples)
 
-    def _visual(self, store: FeatureStore, key: str) -> Features:
-        pool = pool_grid if self.visual_kind == "grid" else pool_time
-        features = pool(store.read(key), self.visual_tokens)
-        return np.zeros_like(features) if self.loading.ablate_visual else features
+    def feature_size(self, split: Split) -> int:
+        """F of a split's features, by any one file; where damaged ones are allowed, by the first that is sound."""
+        store = self.store(split)
+        if self.loading.unreadable_features == "fail":
+            return store.dim
+        if split not in self._sizes:
+            self._sizes[split] = next(filter(None, map(partial(_size_of, store), store.keys())), 0) or store.dim
+        return self._sizes[split]
+
+    def _visual(self, split: Split, key: str, unreadable: dict[str, str]) -> Visual:
+        try:
+            store = self.store(split)
+            visual = shortened(store, key, store.read(key), self.visual_kind, self.visual_tokens)
+        except DataError as error:
+            if self.loading.unreadable_features == "fail":
+                raise
+            unreadable[key] = str(error)
+            return Visual(np.zeros((self.visual_tokens, self.feature_size(split)), np.float32))
+        return Visual(np.zeros_like(visual.features)) if self.loading.ablate_visual else visual
 
 
-def _packed_or_folder(folder: Path) -> Path:
-    packed = folder.with_name(folder.name + PackedStore.suffix)
-    return packed if packed.is_file() else folder
+def _size_of(store: FeatureStore, key: str) -> int | None:
+    try:
+        return int(store.read(key).shape[1])
+    except DataError:
+        return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from datamodules.video import VideoQuestions
+from datamodules.loading import Size
+from datamodules.video_questions import VideoQuestions
 from vl_peft.batch import Task
 from vl_peft.metrics import ExactMatch, SentenceMetric
 
@@ -24,6 +25,11 @@ class How2QA(VideoQuestions):
     train_files = ("how2qa_train_release",)
     val_files = ("how2qa_val_release",)
     test_files = ("how2qa_test_public_release",)
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "how2qa_train_release": Size(34_187),
+        "how2qa_val_release": Size(3_115),
+        "how2qa_test_public_release": Size(3_095),
+    }
     submitted: ClassVar[Mapping[str, str]] = {"val": "val", "test": "test_public"}
 
     def metric(self) -> SentenceMetric:

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from datamodules.base import Benchmark
 
 Split = Literal["train", "val", "test"]
+Form = Literal["official", "processed"]
+"""As a benchmark's own site has them, or as LXMERT and VL-T5 (COCO: Karpathy) wrote them anew."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many examples the whole of a split has; ``exact`` if they were counted in its files, not read in papers."""
+
+    count: int
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class Loading:
 
     root: str = "data/demo"
     encoder: str | None = None
+    raw: str | None = None
     tokenizer: str = "demo"
     temperature: float = 1.0
     steps_per_epoch: int | None = None
@@ -34,6 +45,8 @@ class Loading:
     num_workers: int = 0
     cache_gb: float = 1.0
     missing_features: Literal["fail", "skip"] = "fail"
+    unreadable_features: Literal["fail", "zeros"] = "fail"
+    malformed: Literal["fail", "skip"] = "fail"
     ablate_visual: bool = False
     prompt_position: Literal["front", "end"] = "front"
     cut: Literal["context", "end"] = "context"
@@ -46,13 +59,19 @@ class TaskData(LightningDataModule, ABC):
     Args:
         root: the folder that holds the benchmarks' folders (``COCO``, ``GQA``, ``nlvr``, ``vqa``, ``video``).
         encoder: name of the vision encoder in the features' folder names; ``None`` takes the only one there is.
+        raw: name of the vision encoder that is to encode the images and videos themselves, inside the model; no feature
+            files are read. Its preprocessing is done here.
         tokenizer: that of the backbone (the command line sets it).
         temperature: 1 draws tasks in proportion to their size, infinity (``.inf``) uniformly.
         steps_per_epoch: ``None`` for one pass over every task.
         seed: of the order of the data and of the answers drawn (the command line sets it from ``seed_everything``).
         num_workers: worker processes of a loader; 0 loads in the training process.
-        cache_gb: keep features in memory up to this size, per process and benchmark.
+        cache_gb: keep features (or pictures) in memory up to this size, per process and benchmark.
         missing_features: ``"fail"``, or ``"skip"`` the examples whose images or videos have none, and say how many.
+        unreadable_features: features that are there but damaged or not finite end the run (``"fail"``), or zeros take
+            their place (``"zeros"``) and each such key is named once.
+        malformed: a record that cannot be used (not JSON, a field missing or of a wrong type, no annotation, no
+            captions) ends the run (``"fail"``), or is left out and counted (``"skip"``).
         ablate_visual: replace all visual features by zeros, to see how much of a score comes from the text alone.
         prompt_position: where a task's prompt stands (the published code puts it at the end for video).
         cut: what a text over the limit loses: ``"context"``, its subtitles, or ``"end"``, whatever comes last.
@@ -63,6 +82,7 @@ class TaskData(LightningDataModule, ABC):
         self,
         root: str = "data/demo",
         encoder: str | None = None,
+        raw: str | None = None,
         tokenizer: str = "demo",
         temperature: float = 1.0,
         steps_per_epoch: int | None = None,
@@ -70,6 +90,8 @@ class TaskData(LightningDataModule, ABC):
         num_workers: int = 0,
         cache_gb: float = 1.0,
         missing_features: Literal["fail", "skip"] = "fail",
+        unreadable_features: Literal["fail", "zeros"] = "fail",
+        malformed: Literal["fail", "skip"] = "fail",
         ablate_visual: bool = False,
         prompt_position: Literal["front", "end"] = "front",
         cut: Literal["context", "end"] = "context",
@@ -93,12 +115,12 @@ class TaskData(LightningDataModule, ABC):
 
     @property
     def feature_dim(self) -> int:
-        """Size F of the visual features on disk, the same for all benchmarks.
+        """Size F of the visual features, the same for all benchmarks.
 
         Raises:
             ConfigError: if the benchmarks disagree.
         """
-        dims = {name: benchmark.store("train").dim for name, benchmark in self.benchmarks.items()}
+        dims = {name: benchmark.feature_size("train") for name, benchmark in self.benchmarks.items()}
         if len(set(dims.values())) > 1:
             raise ConfigError(
                 f"The visual features differ in size ({dims}): benchmarks trained together need the same."
@@ -164,6 +186,18 @@ class TaskData(LightningDataModule, ABC):
     def predict_dataloader(self) -> list[TaskLoader]:
         """The test split, whose labels are not needed."""
         return self._evaluation_loaders("test")
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Tell which features could not be read. Workers only note it: they do not know what was told before."""
+        if batch.unreadable:
+            self.benchmarks[batch.task].report_unreadable(batch.unreadable)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Sum up which features could not be read."""
+        for benchmark in self.benchmarks.values():
+            if benchmark.unreadable:
+                benchmark.report(f"{len(benchmark.unreadable)} keys had features that cannot be read", everywhere=True)
 
     def _evaluation_loaders(self, split: Split) -> list[TaskLoader]:
         rank, world = self._rank_and_world()

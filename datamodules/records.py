@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from vl_peft.errors import DataError
 
 MISSING = "Set --data.root to the folder with the datasets, or write the demo corpus with `vl-peft data demo`."
 DAMAGED = "Download the file again, or correct it there."
+SKIP = f"{DAMAGED} To go on without such records, set --data.malformed skip."
 CHUNK = 1 << 20
 """Characters read at a time from a file without lines."""
 
@@ -22,6 +23,14 @@ CHUNK = 1 << 20
 def locate(path: Path) -> Path | None:
     """The file itself, or its gzipped neighbour ``<path>.gz``, or ``None`` when there is neither."""
     return next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
+
+
+class MalformedError(DataError):
+    """One record of a file cannot be used; the others may be. It comes back from a pickle as a DataError."""
+
+
+def _fail(error: MalformedError) -> None:
+    raise error
 
 
 @dataclass(slots=True)
@@ -39,22 +48,31 @@ class Record:
     fields: dict[str, Any]
 
     def require(self, key: str, kind: type | tuple[type, ...] = object) -> Any:
-        """The value of a field; raises DataError if it is missing or of another type than ``kind``."""
+        """The value of a field; raises MalformedError if it is missing, not a ``kind``, or no valid text."""
         if key not in self.fields:
             raise self.error(f"'{key}' is missing")
         value = self.fields[key]
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool and kind is not object):
             kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             raise self.error(f"'{key}' is {type(value).__name__}, not {kinds}")
+        if isinstance(value, str) and not is_text(value):
+            raise self.error(f"'{key}' has half of a character (a lone surrogate)")
+        return value
+
+    def identifier(self, key: str) -> str:
+        """A field that other files know the record by: a whole number, or a text that is not empty."""
+        value = str(self.require(key, (int, str)))
+        if not value:
+            raise self.error(f"'{key}' is empty")
         return value
 
     def each(self, key: str) -> list[Record]:
-        """The objects in the list under ``key``; raises DataError if there is no such list."""
+        """The objects in the list under ``key``; raises MalformedError if there is no such list."""
         return [_record(self.file, f"{self.where}, {key}[{i}]", v) for i, v in enumerate(self.require(key, list))]
 
-    def error(self, problem: str) -> DataError:
+    def error(self, problem: str) -> MalformedError:
         """The error to raise when something is wrong with this record."""
-        return DataError(self.file, problem, self.where, DAMAGED)
+        return MalformedError(self.file, problem, self.where, SKIP)
 
 
 def read_json(path: Path) -> Any:
@@ -64,26 +82,46 @@ def read_json(path: Path) -> Any:
             return json.load(file)
         except json.JSONDecodeError as error:
             raise DataError(path, f"not JSON ({error.msg})", f"on line {error.lineno}", DAMAGED) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(path, f"not JSON ({error})", remedy=DAMAGED) from error
 
 
-def read_lines(path: Path) -> Iterator[Record]:
+def is_list(path: Path) -> bool:
+    """True if the file is one JSON list, and not an object or lines; raises DataError if it is missing."""
+    with _open(path) as file:
+        return _Scanner(path, file).starts_with("[")
+
+
+def read_lines(path: Path, reject: Callable[[MalformedError], None] = _fail) -> Iterator[Record]:
     """The records of a file with one JSON object per line; empty lines are passed over.
 
+    Args:
+        path: the file.
+        reject: called with a line that is not a JSON object; the next one follows if it returns.
+
     Raises:
-        DataError: the file is missing or unreadable, or a line is not a JSON object.
+        DataError: the file is missing or unreadable.
     """
     with _open(path) as file:
         for number, text in enumerate(file, start=1):
             if text.strip():
-                where = f"on line {number}"
                 try:
-                    value = json.loads(text)
-                except json.JSONDecodeError as error:
-                    raise DataError(path, f"not JSON ({error.msg})", where, DAMAGED) from error
-                yield _record(path, where, value)
+                    record = _record(path, f"on line {number}", _parse(path, number, text))
+                except MalformedError as error:
+                    reject(error)
+                else:
+                    yield record
 
 
-def read_items(path: Path, member: str | None = None) -> Iterator[Record]:
+def read_list(path: Path, reject: Callable[[MalformedError], None] = _fail) -> Iterator[Record]:
+    """The records of a file that is one JSON list, as :func:`read_items`; ``where`` is ``"item 3"``, from 0."""
+    with _open(path) as file:
+        yield from _records(path, ((f"item {i}", v) for i, v in enumerate(_Scanner(path, file).elements())), reject)
+
+
+def read_items(
+    path: Path, member: str | None = None, reject: Callable[[MalformedError], None] = _fail
+) -> Iterator[Record]:
     """The records within one large JSON object, without holding more than a piece of the file.
 
     Some question files have more than a gigabyte and no line break, and every process of a run reads them.
@@ -91,28 +129,58 @@ def read_items(path: Path, member: str | None = None) -> Iterator[Record]:
     Args:
         path: the file: one JSON object.
         member: read the list under this key; ``None`` reads the members of the object, ``where`` being their key.
+        reject: called with an item that is not an object; the next one follows if it returns.
 
     Raises:
-        DataError: the file is missing, unreadable or not JSON, has no such list, or an item is not an object.
+        DataError: the file is missing, unreadable or not JSON, or has no such list.
     """
     with _open(path) as file:
         scanner = _Scanner(path, file)
+        if member is None:
+            yield from _records(path, ((key, scanner.value()) for key in scanner.members()), reject)
+            return
         for key in scanner.members():
-            if member is None:
-                yield _record(path, key, scanner.value())
-            elif key == member:
-                yield from (_record(path, f"{key}[{i}]", value) for i, value in enumerate(scanner.elements()))
+            if key == member:
+                items = ((f"{key}[{i}]", value) for i, value in enumerate(scanner.elements()))
+                yield from _records(path, items, reject)
                 return
-            else:
-                scanner.value()
-    if member is not None:
-        raise DataError(path, f"the list '{member}' is missing", remedy=DAMAGED)
+            scanner.value()
+    raise DataError(path, f"the list '{member}' is missing", remedy=DAMAGED)
+
+
+def _records(
+    path: Path, items: Iterator[tuple[str, Any]], reject: Callable[[MalformedError], None]
+) -> Iterator[Record]:
+    for where, value in items:
+        try:
+            record = _record(path, where, value)
+        except MalformedError as error:
+            reject(error)
+        else:
+            yield record
 
 
 def _record(path: Path, where: str, value: Any) -> Record:
     if not isinstance(value, dict):
-        raise DataError(path, f"a JSON object was expected, not {type(value).__name__}", where, DAMAGED)
+        raise MalformedError(path, f"a JSON object was expected, not {type(value).__name__}", where, SKIP)
     return Record(path, where, value)
+
+
+def _parse(path: Path, number: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # besides JSONDecodeError: a number of 5,000 digits, endless lists
+        problem = f"not JSON ({getattr(error, 'msg', error)})"
+        raise MalformedError(path, problem, f"on line {number}", SKIP) from error
+
+
+def is_text(value: str) -> bool:
+    """False of a text that cannot be encoded, and so neither tokenized nor printed."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -134,6 +202,10 @@ class _Scanner:
         self.path, self.file = path, file
         self.text, self.at, self.lines = "", 0, 1
         self.decode = json.JSONDecoder().raw_decode
+
+    def starts_with(self, character: str) -> bool:
+        """What the first character is that is not white space."""
+        return self._peek() == character
 
     def members(self) -> Iterator[str]:
         """Keys of the object that starts here; the caller takes the value after each."""
@@ -159,6 +231,8 @@ class _Scanner:
                 if not self._more():
                     raise self._error(error.msg) from error
                 continue
+            except (ValueError, RecursionError) as error:
+                raise self._error(str(error)) from error
             if end < len(self.text) or not self._more():  # a number could go on in the next piece
                 self.at = end
                 return value

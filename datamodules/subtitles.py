@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from datamodules.records import read_lines
+from datamodules.findings import Findings
+from datamodules.records import MalformedError, read_lines
 from vl_peft.errors import DataError
 
 
@@ -17,25 +18,37 @@ class Subtitles:
 
     Args:
         file: the JSON-lines file.
+        found: counts lines that cannot be used, and second lines for a video, of which the first counts.
         missing: what :meth:`of` does for a video the file does not have: give ``""``, or raise.
-
-    Attributes:
-        absent: names of the videos that were asked for and are not in the file.
     """
 
-    def __init__(self, file: Path, missing: Literal["empty", "fail"] = "empty") -> None:
+    def __init__(self, file: Path, found: Findings, missing: Literal["empty", "fail"] = "empty") -> None:
         self.file, self.missing = file, missing
-        self.absent: set[str] = set()
-        self._texts = {
-            line.require("vid_name", str): " ".join(sub.require("text", str).strip() for sub in line.each("sub"))
-            for line in read_lines(file)
-        }
+        self._texts: dict[str, str] = {}
+        self._asked: dict[str, None] = {}  # for videos without a text; in their order
+        for line in read_lines(file, found.reject):
+            try:
+                video = line.require("vid_name", str)
+                text = " ".join(sub.require("text", str).strip() for sub in line.each("sub"))
+            except MalformedError as error:
+                found.reject(error)
+                continue
+            if video in self._texts:
+                found.note("lines of subtitles are for a video that has some; left out", line)
+            self._texts.setdefault(video, text)
 
     def of(self, video: str) -> str:
         """All that is said in a video; raises DataError for an absent one if that was asked for."""
-        if video not in self._texts:
-            if self.missing == "fail":
-                remedy = "Add a line for it, or set missing_subtitles: empty to go on without its subtitles."
-                raise DataError(self.file, "no subtitles of this video", video, remedy)
-            self.absent.add(video)
-        return self._texts.get(video, "")
+        text = self._texts.get(video)
+        if text is None and self.missing == "fail":
+            remedy = "Add a line for it, or set missing_subtitles: empty to go on without its subtitles."
+            raise DataError(self.file, "no subtitles of this video", video, remedy)
+        if not text:
+            self._asked[video] = None
+        return text or ""
+
+    def tell(self, found: Findings) -> None:
+        """Count the videos that were asked for and have no line, or one in which nothing is said."""
+        absent = f"videos have no subtitles in {self.file}; theirs are left empty"
+        for video in self._asked:
+            found.note("videos have subtitles without a word" if video in self._texts else absent, video)

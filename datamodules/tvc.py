@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
+from datamodules.findings import Findings
+from datamodules.loading import Size
 from datamodules.records import Record
-from datamodules.video import VideoCaptions
+from datamodules.video_captions import VideoCaptions
 from vl_peft.batch import Generation, Task
 
 
@@ -20,7 +25,13 @@ class TVC(VideoCaptions):
     train_files = ("tvc_train_release",)
     val_files = ("tvc_val_release",)
     test_files = ("tvc_test_release", "tvc_test_public_release")
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "tvc_train_release": Size(174_000, exact=False),  # captions; two, rarely more, of each moment
+        "tvc_val_release": Size(10_841),
+        "tvc_test_release": Size(10_842),
+        "tvc_test_public_release": Size(5_420),
+    }
 
-    def tail(self, record: Record) -> str:
+    def tail(self, record: Record, found: Findings) -> str:
         """The time span."""
-        return self.time_span(record)
+        return self.time_span(record, found)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from datamodules.loading import Size
 from datamodules.records import Record
-from datamodules.video import VideoQuestions
+from datamodules.video_questions import VideoQuestions
 from vl_peft.batch import Task
 from vl_peft.metrics import ExactMatch, SentenceMetric
 
@@ -25,6 +27,12 @@ class TVQA(VideoQuestions):
     train_files = ("tvqa_train",)
     val_files = ("tvqa_val",)
     test_files = ("tvqa_test_public", "tvqa_test_release")
+    sizes: ClassVar[Mapping[str, Size]] = {
+        "tvqa_train": Size(122_039),
+        "tvqa_val": Size(15_253),
+        "tvqa_test_public": Size(7_623),
+        "tvqa_test_release": Size(15_253),
+    }
 
     def facts(self, record: Record) -> dict[str, Any]:
         """The show, for an accuracy of each."""

@@ -1,21 +1,23 @@
-"""What the video benchmarks of VALUE share: files, subtitles, the text they begin with, answers and captions."""
+"""What the video benchmarks of VALUE share: files, subtitles, and the text they begin with."""
 
 from __future__ import annotations
 
-import glob
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datamodules.base import Benchmark
-from datamodules.loading import Split
+from datamodules.findings import Findings
+from datamodules.loading import Form, Split
 from datamodules.records import Record, locate, read_lines
 from datamodules.subtitles import Subtitles
 from vl_peft.batch import Example
-from vl_peft.errors import ConfigError
-from vl_peft.metrics import CaptionMetrics, SentenceMetric
-from vl_peft.submission import ChoiceIndices, ClipCaptions, Format, Submission
+from vl_peft.submission import ClipCaptions, Format, Submission
+
+UNKNOWN = {"omit": "left out of the text", "verbatim": "printed as they are", "substitute": "10 to 30 in their place"}
 
 
 class VideoBenchmark(Benchmark):
@@ -25,9 +27,11 @@ class VideoBenchmark(Benchmark):
 
     Args:
         missing_subtitles: a video without an entry in the subtitle file gets an empty text, or the run fails.
-        unknown_span: a few spans are ``NaN-NaN``. ``"omit"`` leaves the ``[TS]`` part out of their text;
-            ``"verbatim"`` prints them, as the published code does. (Spans of length zero are printed: they still say
-            when. No effect on benchmarks without time spans.)
+        unknown_span: a few spans are ``NaN-NaN``, or no two numbers. ``"omit"`` leaves the ``[TS]`` part out of their
+            text, ``"verbatim"`` prints them, as the published code does, ``"substitute"`` prints seconds 10 to 30, as
+            the first code for TVQA does. (No effect on benchmarks without time spans.)
+        empty_span: a few spans end where they begin. They still say when and are kept, or ``"omit"`` leaves the
+            ``[TS]`` part out.
         **shared: options of every benchmark.
     """
 
@@ -38,8 +42,6 @@ class VideoBenchmark(Benchmark):
 
     channel: ClassVar[str]
     """Whose subtitles and videos: ``tv``, ``how2`` or ``yc2``."""
-    id_field: ClassVar[str]
-    """The field that tells the records of a split apart."""
     train_files: ClassVar[tuple[str, ...]]
     val_files: ClassVar[tuple[str, ...]]
     test_files: ClassVar[tuple[str, ...]]
@@ -52,18 +54,20 @@ class VideoBenchmark(Benchmark):
     def __init__(
         self,
         missing_subtitles: Literal["empty", "fail"] = "empty",
-        unknown_span: Literal["omit", "verbatim"] = "omit",
+        unknown_span: Literal["omit", "verbatim", "substitute"] = "omit",
+        empty_span: Literal["keep", "omit"] = "keep",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.missing_subtitles, self.unknown_span = missing_subtitles, unknown_span
+        self.missing_subtitles, self.unknown_span, self.empty_span = missing_subtitles, unknown_span, empty_span
+        self.media_patterns = (f"video/videos/{self.channel}/{{key}}.*",)
 
     @abstractmethod
-    def tail(self, record: Record) -> str:
+    def tail(self, record: Record, found: Findings) -> str:
         """The text after the subtitles, beginning with a space; may be empty."""
 
     @abstractmethod
-    def labels(self, record: Record, split: Split) -> Iterator[dict[str, Any]]:
+    def labels(self, record: Record, split: Split, found: Findings) -> Iterator[dict[str, Any]]:
         """For each Example to make of a record its fields besides ``source``, ``context`` and ``visuals``."""
 
     def submission(self, split: Split) -> Submission | None:
@@ -74,144 +78,74 @@ class VideoBenchmark(Benchmark):
         path = f"{task}/{task}_{self.submitted[split]}_predictions.{suffix}"
         return Submission(path, self.submission_format, archive="value.zip")
 
-    def media(self, key: str) -> Path | None:
-        """The video file, where it is at hand."""
-        return next(self.root.glob(f"video/videos/{self.channel}/{glob.escape(key)}.*"), None)
-
     def feature_folder(self, split: Split) -> str:
         """All splits of a channel lie in one folder."""
         return f"video/vis_features/{self.channel}/{{encoder}}"
 
+    def files(self, split: Split) -> Mapping[Form, Sequence[Path]]:
+        """VALUE's annotations, and the subtitles of the channel."""
+        return {"official": [*self._files(split), self._subtitles]}
+
+    def parts(self, split: Split) -> Sequence[str]:
+        """The largest of its files: the others are within it."""
+        names = [file.stem for file in self._files(split) if file.stem in self.sizes]
+        return [max(names, key=lambda name: self.sizes[name].count)] if names else []
+
+    @property
+    def _subtitles(self) -> Path:
+        return self.root / f"video/ann/{self.channel}_subtitles.jsonl"
+
     def read(self, split: Split) -> Iterator[Example]:
         """Examples of a split, in the order of its files."""
-        subtitles = Subtitles(self.root / f"video/ann/{self.channel}_subtitles.jsonl", self.missing_subtitles)
-        unknown = 0
-        for record in self._records(split):
-            unknown += _is_unknown(record.fields.get("ts"))
-            video = record.require("vid_name", str)
-            said = subtitles.of(video)
-            source, context = self.prompted_with_context("[Subs] ", said, self.tail(record))
-            for fields in self.labels(record, split):
-                yield Example(source=source, context=context, visuals=(video,), **fields)
-        if subtitles.absent:
-            absent = len(subtitles.absent)
-            self.report(f"{split}: {absent} videos have no subtitles in {subtitles.file}; theirs are left empty")
-        if unknown:
-            done = "left out of the text" if self.unknown_span == "omit" else "printed as they are"
-            self.report(f"{split}: {unknown} time spans are not a number; {done}")
+        with self.findings(split) as found:
+            subtitles = Subtitles(self._subtitles, found, self.missing_subtitles)
+            for file in self._files(split):
+                make = partial(self._examples_of, split=split, subtitles=subtitles, found=found)
+                yield from found.examples(read_lines(file, found.reject), make)
+            subtitles.tell(found)
 
-    def time_span(self, record: Record) -> str:
+    def references(self, file: Path) -> Iterator[Example]:
+        """Of a file in the form of the benchmark's own."""
+        with self.findings("val") as found:
+            yield from found.examples(read_lines(file, found.reject), partial(self._labelled, found=found))
+
+    def _labelled(self, record: Record, found: Findings) -> Iterator[Example]:
+        return (Example(source="", visuals=(), **fields) for fields in self.labels(record, "val", found))
+
+    def _examples_of(self, record: Record, split: Split, subtitles: Subtitles, found: Findings) -> Iterator[Example]:
+        video = record.require("vid_name", str)
+        source, context = self.prompted_with_context("[Subs] ", subtitles.of(video), self.tail(record, found))
+        for fields in self.labels(record, split, found):
+            yield Example(source=source, context=context, visuals=(video,), **fields)
+
+    def time_span(self, record: Record, found: Findings) -> str:
         """``" [TS] (<span>)"``: the span as the file writes it, text or list."""
         span = record.require("ts", (str, list))
-        return "" if self.unknown_span == "omit" and _is_unknown(span) else f" [TS] ({span})"
+        length = _length(span)
+        if length is None:
+            found.note(f"time spans are not two numbers; {UNKNOWN[self.unknown_span]}", record)
+            if self.unknown_span == "omit":
+                return ""
+            if self.unknown_span == "substitute":
+                span = "10-30" if isinstance(span, str) else [10, 30]
+        elif length <= 0:
+            omit = self.empty_span == "omit"
+            found.note(f"time spans end where they begin; {'left out of the text' if omit else 'kept'}", record)
+            if omit:
+                return ""
+        return f" [TS] ({span})"
 
-    def _records(self, split: Split) -> Iterator[Record]:
-        """Records of all files of the split; one that an earlier file had (by its id) is left out and counted."""
+    def _files(self, split: Split) -> list[Path]:
+        """The annotation files of the split that exist, or the first, of which reading will say that it does not."""
         names = {"train": self.train_files, "val": self.val_files, "test": self.test_files}[split]
         candidates = [self.root / "video/ann" / self.task.name / f"{name}.jsonl" for name in names]
-        seen: set[object] = set()
-        repeated = 0
-        for file in [f for f in candidates if locate(f)] or candidates[:1]:
-            for record in read_lines(file):
-                key = record.require(self.id_field, (int, str))
-                if key in seen:
-                    repeated += 1
-                else:
-                    seen.add(key)
-                    yield record
-        if repeated:
-            self.report(f"{split}: {repeated} records repeat the {self.id_field} of an earlier one; left out")
+        return [file for file in candidates if locate(file)] or candidates[:1]
 
 
-class VideoQuestions(VideoBenchmark):
-    """A question about a video with numbered choices; the target is the label of the right one, ``a0``, ``a1``, ..."""
-
-    id_field = "qid"
-    choices: ClassVar[int]
-    """How many answers there are to choose from."""
-
-    def __init__(self, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.submission_format = ChoiceIndices(self.choices)
-
-    def tail(self, record: Record) -> str:
-        """Question, time span and choices; a choice loses its dots and spaces at both ends and gets one dot."""
-        answers = (record.require(f"a{i}", str).strip(". ") for i in range(self.choices))
-        choices = " ".join(f"a{i}: {answer}." for i, answer in enumerate(answers))
-        return f" [Q] {record.require('q', str).strip()}{self.time_span(record)} [Choices] {choices}"
-
-    def labels(self, record: Record, split: Split) -> Iterator[dict[str, Any]]:
-        """One Example per question; without answer where a test file hides it."""
-        right: tuple[str, ...] = ()
-        if split != "test" or "answer_idx" in record.fields:
-            index = record.require("answer_idx", int)
-            if not 0 <= index < self.choices:
-                raise record.error(f"'answer_idx' is {index}, not one of 0 to {self.choices - 1}")
-            right = (f"a{index}",)
-        yield {
-            "id": str(record.fields["qid"]),
-            "targets": right,
-            "weights": (1.0,) * len(right),
-            "references": right,
-            "meta": self.facts(record),
-        }
-
-    def facts(self, record: Record) -> dict[str, Any]:
-        """What the metric needs to know besides the answer."""
-        return {}
-
-
-class VideoCaptions(VideoBenchmark):
-    """Captions of a clip.
-
-    Args:
-        flatten_val: validate on one example per caption with that caption as its only reference, as the published code
-            does, instead of one per clip with all its captions. Scores of the two are not comparable.
-        **shared: options of every video benchmark.
-    """
-
-    id_field = "clip_id"
-    submission_format = ClipCaptions()
-
-    def __init__(self, flatten_val: bool = False, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.flatten_val = flatten_val
-
-    def submission(self, split: Split) -> Submission | None:
-        """One caption per clip.
-
-        Raises:
-            ConfigError: if the validation split is flattened.
-        """
-        if self.flatten_val and split == "val":
-            raise ConfigError(f"A submission has one caption per clip: set flatten_val of {self.task.name} to false.")
-        return super().submission(split)
-
-    def labels(self, record: Record, split: Split) -> Iterator[dict[str, Any]]:
-        """One Example per caption (training) or per clip; without captions where a test file hides them."""
-        hidden = split == "test" and "descs" not in record.fields
-        descs = [] if hidden else record.each("descs")
-        meta = {k: record.fields[k] for k in ("vid_name", "clip_id", "ts") if k in record.fields}
-        groups: list[tuple[str, ...]]
-        if split == "train" or (split == "val" and self.flatten_val):
-            ids = [str(d.require("desc_id", (int, str))) for d in descs]
-            groups = [(_caption(d),) for d in descs]
-        else:
-            ids, groups = [str(record.fields["clip_id"])], [tuple(map(_caption, descs))]
-        for key, captions in zip(ids, groups, strict=True):
-            weights = (1.0,) * len(captions)
-            yield {"id": key, "targets": captions, "weights": weights, "references": captions, "meta": meta}
-
-    def metric(self) -> SentenceMetric:
-        """BLEU, METEOR, ROUGE-L and CIDEr after VALUE's replacement of non-ASCII characters by spaces."""
-        return CaptionMetrics(ascii_only=True)
-
-
-def _caption(desc: Record) -> str:
-    caption: str = desc.require("desc", str)
-    return caption.strip()
-
-
-def _is_unknown(span: Any) -> bool:
-    """True of ``"NaN-NaN"`` and of a list with a NaN."""
-    return "nan" in str(span).lower()
+def _length(span: str | list[Any]) -> float | None:
+    """Seconds from ``"<start>-<end>"`` or ``[start, end]``; ``None`` if these are not two numbers."""
+    try:
+        start, end = (float(time) for time in (span.split("-") if isinstance(span, str) else span))
+    except (TypeError, ValueError):
+        return None
+    return end - start if isfinite(end - start) else None

@@ -76,7 +76,11 @@ def test_fit_then_validate_and_predict(kind: str, command: Callable[..., list[st
 
     assert main(command("validate", "--trainer.limit_val_batches=1", f"--ckpt_path={checkpoint}", kind=kind)) == 0
     again = json.loads((latest(tmp_path) / "results.json").read_text())
-    assert again["scores"] == results["scores"], "a loaded checkpoint must give the scores of the run that wrote it"
+    same = {t: {name: again["scores"][t][name] for name in scores} for t, scores in results["scores"].items()}
+    assert same == results["scores"], "a loaded checkpoint must give the scores of the run that wrote it"
+    for task in tasks & {"caption", "tvc", "yc2c"}:  # slow scores come outside of training, or a note in their place
+        assert "METEOR" not in results["scores"][task]
+        assert "METEOR" in again["scores"][task] or "METEOR was left out" in again["notes"][task][0]
 
     assert main(command("predict", "--trainer.limit_predict_batches=1", f"--ckpt_path={checkpoint}", kind=kind)) == 0
     assert {p.name for p in (latest(tmp_path) / "predictions").iterdir()} == {f"test_{t}.jsonl" for t in tasks}
@@ -342,7 +346,7 @@ def test_a_strategy_from_outside_trains_and_is_exported(
     begun = ("--model.adapters", str(tmp_path / "out"), "--trainer.limit_val_batches=1")
     assert main(command("validate", *options, *begun)) == 0
     fitted, loaded = (json.loads((r / "results.json").read_text())["scores"] for r in (run, latest(tmp_path)))
-    assert fitted == loaded
+    assert fitted == {task: {name: loaded[task][name] for name in fitted[task]} for task in loaded}
 
 
 def test_adapters_are_inspected_and_get_a_task(

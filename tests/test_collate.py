@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vl_peft.batch import Batch, Example
-from vl_peft.collate import collate, draw_target, uniform
+from vl_peft.collate import Visual, collate, draw_target, uniform
 from vl_peft.tokenizer import TextTokenizer
 
 
@@ -21,17 +21,17 @@ def tokenizer(tokenizer_folder: Path) -> TextTokenizer:
     return TextTokenizer(str(tokenizer_folder))
 
 
-def features(*lengths: int) -> list[np.ndarray]:
-    """Arrays ``[v, 2]`` in which each number occurs once."""
+def features(*lengths: int) -> list[Visual]:
+    """Features ``[v, 2]`` in which each number occurs once."""
     start = 0
     arrays = []
     for length in lengths:
-        arrays.append(np.arange(start, start + 2 * length, dtype=np.float16).reshape(length, 2) + 1)
+        arrays.append(Visual(np.arange(start, start + 2 * length, dtype=np.float16).reshape(length, 2) + 1))
         start += 2 * length
     return arrays
 
 
-def batch(tokenizer: TextTokenizer, visual: list[list[np.ndarray]], pad_visual_to: int | None = None) -> Batch:
+def batch(tokenizer: TextTokenizer, visual: list[list[Visual]], pad_visual_to: int | None = None) -> Batch:
     examples = [Example(f"q{i}", f"w{i + 4} w9", ("image",)) for i in range(len(visual))]
     targets = [(f"w{i + 50}", i / 2) for i in range(len(visual))]
     return collate("vqa", examples, targets, visual, tokenizer, None, None, pad_visual_to=pad_visual_to)
@@ -59,6 +59,12 @@ def test_the_images_of_a_pair_are_counted_apart(tokenizer: TextTokenizer) -> Non
     assert out.image_index[1, :2].tolist() == [0, 1]
     assert out.object_index[1, :2].tolist() == [0, 0]
     assert out.visual[0, :, 0].tolist() == [1, 3, 5, 7, 9]
+
+
+def test_boxes_stand_beside_their_features(tokenizer: TextTokenizer) -> None:
+    (first, second), boxes = features(2, 1), np.arange(8, dtype=np.float32).reshape(2, 4)
+    out = batch(tokenizer, [[first._replace(boxes=boxes), second._replace(boxes=boxes[1:])], [second]])
+    assert out.boxes.tolist() == [[[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]], [[0] * 4] * 3]
 
 
 def test_padded_frames_can_be_attended_to(tokenizer: TextTokenizer) -> None:

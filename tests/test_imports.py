@@ -45,8 +45,8 @@ FORBIDDEN = {
 }
 # Only these may import what is named first.
 ALLOWED = {
-    "transformers": ["vl_peft.backbones", "vl_peft.tokenizer"],
-    "datamodules": ["datamodules", "vl_peft.cli", "vl_peft.tools"],
+    "transformers": ["vl_peft.backbones", "vl_peft.tokenizer", "vl_peft.features.encoders.hub"],
+    "datamodules": ["datamodules", "vl_peft.cli", "vl_peft.tools", "vl_peft.check_table"],
 }
 
 

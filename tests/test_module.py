@@ -237,7 +237,10 @@ class StubMetric:
 def test_every_benchmark_has_scores_of_its_own(stage: str, hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, logged = module(), {}
     benchmarks = {name: SimpleNamespace(metric=StubMetric) for name in ("vqa", "nlvr")}
-    model._trainer = StubTrainer(datamodule=SimpleNamespace(benchmarks=benchmarks))  # type: ignore[assignment]
+    model._trainer = StubTrainer(  # type: ignore[assignment]
+        datamodule=SimpleNamespace(benchmarks=benchmarks),
+        state=SimpleNamespace(fn="test" if stage == "test" else "fit"),
+    )
     monkeypatch.setattr(model, "log_dict", logged.update)
     for _ in range(2):  # the second evaluation begins from nothing
         getattr(model, f"on_{hook}_epoch_start")()
@@ -246,6 +249,7 @@ def test_every_benchmark_has_scores_of_its_own(stage: str, hook: str, monkeypatc
         getattr(model, f"{hook}_step")(batch("nlvr"), 1, 1)
         getattr(model, f"on_{hook}_epoch_end")()
     assert logged == {f"{stage}/vqa/n": 3, f"{stage}/nlvr/n": 6}
+    assert [metric.thorough for metric in model.metrics.values()] == [stage == "test"] * 2
     assert model.metrics["vqa"].seen[1] == ("q1", "5 beams", ("answer 1",), {"type": 1})  # type: ignore[attr-defined]
 
 

@@ -68,6 +68,25 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PictureLayout:
+    """What is to be made of a batch's pictures.
+
+    Attributes:
+        counts: of each example, for each of its images or its video: how many of the pictures, in order, are its own.
+        kind: ``"grid"`` makes a grid of visual tokens of each picture, ``"frames"`` one visual token.
+        tokens: the most visual tokens of an image or video; longer ones are pooled.
+        pad_to: as ``pad_visual_to`` of :func:`vl_peft.collate.collate`.
+        ablate: replace the features by zeros.
+    """
+
+    counts: tuple[tuple[int, ...], ...]
+    kind: Literal["grid", "frames"]
+    tokens: int
+    pad_to: int | None = None
+    ablate: bool = False
+
+
 @dataclass
 class Batch:
     """Collated examples of one task.
@@ -79,12 +98,16 @@ class Batch:
         visual: float32 ``[B, V, F]``; visual_mask: int64 ``[B, V]``, 1 for real visual tokens.
         image_index: int64 ``[B, V]``, which of the example's images a visual token belongs to (0 or 1).
         object_index: int64 ``[B, V]``, the token's place within its image or video, from 0.
-        boxes: float32 ``[B, V, 4]`` in the unit square; zeros for grid and frame features.
+        boxes: float32 ``[B, V, 4]``, (x1, y1, x2, y2) of image regions in the unit square; zeros for grids and frames.
         labels: int64 ``[B, T]``, -100 where there is no label; ``None`` when only generating.
         weights: float32 ``[B]``, loss weight of each example.
         examples: the B examples themselves in evaluation, for the metric; empty in training.
         row_tasks: the task of each row, if the batch mixes tasks. Names, which need no agreement on an order and stay
             on the CPU; rows of one task side by side cost the least.
+        unreadable: keys whose features could not be read, and why; zeros took their place.
+        pictures: uint8 ``[N, 3, S, S]``, images or frames of which the model is to make the visual tokens; V is 0 until
+            then. ``None`` where features were read.
+        layout: what to make of them.
     """
 
     task: str
@@ -100,6 +123,9 @@ class Batch:
     weights: Tensor
     examples: list[Example] = field(default_factory=list)
     row_tasks: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    pictures: Tensor | None = None
+    layout: PictureLayout | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:

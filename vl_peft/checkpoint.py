@@ -60,6 +60,7 @@ def export_adapters(run: Path, out: Path, checkpoint: Path | None = None) -> Pat
 
     Raises:
         DataError: if the run has no configuration or checkpoint.
+        ConfigError: if its vision encoder trained too.
     """
     config_file, checkpoint = run / "config.yaml", checkpoint or run / "checkpoints" / "last.ckpt"
     for file in (config_file, checkpoint):
@@ -67,6 +68,11 @@ def export_adapters(run: Path, out: Path, checkpoint: Path | None = None) -> Pat
             raise DataError(file, "not there", remedy="Give the folder of a finished run, such as runs/NAME/version_0.")
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    if any(name.startswith("vision.") for name in state):
+        raise ConfigError(
+            f"{checkpoint} holds a trained vision encoder (model.train_vision), which a folder of adapters has no "
+            "place for: use the checkpoint itself."
+        )
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
     tasks = task_names(config["data"])
     backbone = config["model"]["backbone"]

@@ -35,11 +35,16 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
   params        count its parameters and what of them trains; needs no data and loads no weights
   adapters      export what a run trained, inspect it, add a task, merge it, import published checkpoints
   data demo     write the embedded demo corpus and its features
+  data check    what there is of each benchmark, and whether training would fail: files, features, lengths
   data extract  features of your own images or videos
   data pack     all features of a folder in one file, read by row (also: verify, unpack)
+  data score    official scores of a file of predictions, yours or anybody's
 
 fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
+
+ENCODER_HELP = """demo (the default); a model of open_clip such as RN50, RN101, RN50x4 or ViT-B/32; or, with a slash,
+a hub name or folder of a CLIP or SigLIP for transformers: openai/clip-vit-base-patch32, ./my_clip"""
 
 # Without these an unknown option would print all two hundred known ones; --help still does.
 USAGE_OF = "vl-peft {} --config FILE [options]"
@@ -50,10 +55,11 @@ class VLCLI(LightningCLI):
     """Lightning's command line, with what model and data have to know of each other linked."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Tasks and feature size go from the data to the model; tokenizer and seed to the data."""
+        """Tasks, feature size and raw go from the data to the model; tokenizer and seed to the data."""
         parser.link_arguments("data.tasks", "model.tasks", apply_on="instantiate")
         parser.link_arguments("data.feature_dim", "model.backbone.init_args.feature_dim", apply_on="instantiate")
         parser.link_arguments("model.backbone.init_args.pretrained", "data.init_args.tokenizer")
+        parser.link_arguments("data.init_args.raw", "model.raw")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -144,17 +150,19 @@ def params(args: list[str]) -> None:
     """Count the parameters of a configuration on the meta device."""
     from vl_peft.parameters import count_parts, parts_table
     from vl_peft.tools import build_meta
+    from vl_peft.vision import Vision
 
     parser = argparse.ArgumentParser(prog="vl-peft params", add_help=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--feature-dim", type=int, default=2048, help="size of the visual features (2048)")
+    parser.add_argument("--feature-dim", type=int, help="size of visual features (2048, or that of raw)")
     if {"-h", "--help"} & set(args):
         parser.print_help()
         print("\nand, as for fit:\n")
     options, rest = parser.parse_known_args(args)
     config = _lightning(rest, ParamsCLI, run=False, name="params").config
-    backbone = build_meta(config, options.feature_dim)
-    parts = count_parts(backbone)
+    vision = Vision(config.model.raw, config.model.train_vision) if config.model.raw else None
+    backbone = build_meta(config, options.feature_dim or (vision.encoder.dim if vision else 2048))
+    parts = count_parts(backbone, vision)
     if options.json:
         print(json.dumps({part.name: {"total": part.total, "trainable": part.trainable} for part in parts}, indent=2))
     else:
@@ -162,8 +170,10 @@ def params(args: list[str]) -> None:
         Console().print(parts_table(parts, f"{type(backbone).__name__}, {tuning}, {len(backbone.route.tasks)} tasks"))
 
 
-def data(args: list[str]) -> None:
-    """``data demo | extract | pack | verify | unpack``."""
+def data(args: list[str]) -> int | None:
+    """``data demo | check | extract | pack | verify | unpack | score``."""
+    from vl_peft.check_table import add_options, fit_options, run_check
+
     parser = argparse.ArgumentParser(prog="vl-peft data")
     tools = parser.add_subparsers(dest="tool", required=True)
     demo = tools.add_parser("demo", help="write the embedded demo corpus and extract its features")
@@ -172,27 +182,54 @@ def data(args: list[str]) -> None:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--scale", type=float, default=1.0, help="multiplies the number of examples (1.0)")
     demo.add_argument("--no-features", action="store_true", help="write annotations and media files only")
+    check = tools.add_parser("check", help="see whether the benchmarks' data is complete and fit to train on")
+    add_options(check)
     extract = tools.add_parser("extract", help="features of a folder of images or videos")
     extract.add_argument("source", type=Path, help="folder with image or video files, searched recursively")
     extract.add_argument("out", type=Path, help="folder for the feature files")
     extract.add_argument("--kind", choices=["images", "videos"], required=True)
-    extract.add_argument("--encoder", default="demo")
+    extract.add_argument("--encoder", default="demo", help=ENCODER_HELP)
+    extract.add_argument("--weights", help="of an open_clip model: a tag or a checkpoint file (openai)")
+    extract.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    extract.add_argument(
+        "--batch-size", type=int, default=64, help="images or frames through the encoder at a time (64)"
+    )
+    precisions = ["float32", "float16", "bfloat16"]
+    extract.add_argument("--precision", choices=precisions, help="to calculate in (float16 on CUDA, float32 elsewhere)")
+    extract.add_argument("--accept-truncated", action="store_true", help="images that end early: take what is there")
     pack = tools.add_parser("pack", help="all features of a folder in one file that is read by row")
     pack.add_argument("source", metavar="folder", type=Path, help="feature folder, such as .../data_clip_RN101_att")
     pack.add_argument("out", type=Path, nargs="?", help="packed file (FOLDER.packed.h5, where training finds it)")
     pack.add_argument("--pool", type=int, default=None, help="rows to shorten each to, as training does: 36 or 64")
+    pack.add_argument("--dtype", choices=["keep", "float16", "bfloat16"], default="keep", help="of the rows (keep)")
     verify = tools.add_parser("verify", help="compare a packed file with its checksum")
     verify.add_argument("source", metavar="file", type=Path)
     unpack = tools.add_parser("unpack", help="a packed file as one file per image or video again, bit-equal")
     unpack.add_argument("source", metavar="file", type=Path)
     unpack.add_argument("out", type=Path)
     unpack.add_argument("--kind", choices=["images", "videos"], required=True)
-    for tool in (demo, extract):
+    usage = "vl-peft data score PREDICTIONS --benchmark tvc (--references FILE | --root DIR --split val) [options]"
+    more = "Any option of the benchmark may follow, such as --accuracy published or --split_by official for vqa."
+    score = tools.add_parser("score", help="official scores of a file of predictions", usage=usage, epilog=more)
+    score.add_argument("predictions", type=Path, help="in the benchmark's submission format, or of a run")
+    score.add_argument("--benchmark", required=True, help="vqa, gqa, nlvr, caption, tvqa, how2qa, tvc or yc2c")
+    score.add_argument("--references", type=Path, help="an annotation file; without, the split below --root")
+    score.add_argument("--split", choices=["train", "val", "test"], default="val")
+    score.add_argument("--partial", action="store_true", help="score only the ids that both files have")
+    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    for tool in (demo, check, extract):
         tool.add_argument("--workers", type=int, default=2, help="processes (2)")
-    options = parser.parse_args(args)
+    options, rest = parser.parse_known_args(args, argparse.Namespace())
+    options.rest = rest
+    if options.rest and options.tool not in ("check", "score"):
+        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+    if options.tool == "check":
+        cli = _lightning([*fit_options(options), *options.rest], PlanCLI, run=False, name="data check")
+        return run_check(cli.datamodule, options)
     from vl_peft import tools as run
 
     run.DATA[options.tool](options)
+    return None
 
 
 def adapters(args: list[str]) -> None:
@@ -221,12 +258,18 @@ def adapters(args: list[str]) -> None:
     run.ADAPTERS[options.action](options)
 
 
-TOOLS: dict[str, Callable[[list[str]], None]] = {"plan": plan, "params": params, "data": data, "adapters": adapters}
+TOOLS: dict[str, Callable[[list[str]], int | None]] = {
+    "plan": plan,
+    "params": params,
+    "data": data,
+    "adapters": adapters,
+}
 
 
 def _hush() -> None:
     """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
-    for message in ("does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"):
+    messages = "does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"
+    for message in (*messages, "module.s. in eval mode at the start of training"):  # a vision encoder always is
         warnings.filterwarnings("ignore", message=f".*{message}")
     noise = ("Tip:", "estimate number of stepping batches", "TPU available")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning_utilities.core.rank_zero"):
@@ -252,9 +295,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_float32_matmul_precision("high")
     try:
         if args[0] in TOOLS:
-            TOOLS[args[0]](args[1:])
-        else:
-            _lightning(args)
+            return TOOLS[args[0]](args[1:]) or 0
+        _lightning(args)
     except Exception as error:
         mistake = _mistake(error)
         if mistake is None:

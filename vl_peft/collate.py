@@ -4,15 +4,48 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
-from vl_peft.batch import Batch, Example
+from vl_peft.batch import Batch, Example, PictureLayout
+from vl_peft.errors import DataError
+from vl_peft.features.pooling import pool_grid, pool_time
+from vl_peft.features.store import FeatureStore
 from vl_peft.tokenizer import TextTokenizer
 
 Features = np.ndarray[Any, Any]
+
+
+class Visual(NamedTuple):
+    """One image or video as visual tokens: features ``[v, F]`` and, of image regions, their boxes ``[v, 4]``."""
+
+    features: Features
+    boxes: Features | None = None
+
+
+NOT_YET = Visual(np.zeros((0, 1), dtype=np.float32))
+"""An image or video whose features the model is to make: it has no visual tokens yet."""
+
+
+def shortened(
+    store: FeatureStore, key: str, features: Features, kind: Literal["grid", "frames"], tokens: int
+) -> Visual:
+    """Features ``[V, F]`` read from a store, at most ``tokens`` of them: the first regions, or a pooled grid or video.
+
+    Raises:
+        DataError: if they cannot be pooled, or their boxes cannot be used.
+    """
+    boxes = store.boxes(key)
+    if boxes is not None:
+        return Visual(features[:tokens], boxes[:tokens])
+    try:
+        return Visual((pool_grid if kind == "grid" else pool_time)(features, tokens))
+    except ValueError as error:
+        raise DataError(store.path, str(error), key) from error
 
 
 def uniform(*key: object) -> float:
@@ -38,7 +71,7 @@ def collate(
     task: str,
     examples: Sequence[Example],
     targets: Sequence[tuple[str, float]] | None,
-    features: Sequence[Sequence[Features]],
+    visuals: Sequence[Sequence[Visual]],
     tokenizer: TextTokenizer,
     max_source: int | None,
     max_target: int | None,
@@ -51,7 +84,7 @@ def collate(
         task: the task's name.
         examples: the B examples.
         targets: a text and its loss weight for each example; ``None`` makes a batch without labels.
-        features: for each example the arrays ``[v, F]`` of its images or its video, pooled already.
+        visuals: for each example its images or its video, shortened already.
         tokenizer: that of the backbone.
         max_source: token limit of the source.
         max_target: token limit of the target.
@@ -60,39 +93,78 @@ def collate(
             as the published code does; ``None`` pads to the longest and masks the padding.
     """
     input_ids, attention_mask = tokenizer.encode_sources(examples, max_source, cut)
-    visual, mask, image_index, object_index = _visual(features, pad_visual_to)
+    places = place([[len(visual.features) for visual in row] for row in visuals], pad_visual_to)
     return Batch(
         task=task,
         ids=[e.id for e in examples],
         input_ids=input_ids,
         attention_mask=attention_mask,
-        visual=visual,
-        visual_mask=mask,
-        image_index=image_index,
-        object_index=object_index,
-        boxes=torch.zeros(*visual.shape[:2], 4),
+        visual=_joined([[visual.features for visual in row] for row in visuals], places.mask.shape[1]),
+        visual_mask=places.mask,
+        image_index=places.image_index,
+        object_index=places.object_index,
+        boxes=_joined([[_boxes(visual) for visual in row] for row in visuals], places.mask.shape[1]),
         labels=None if targets is None else tokenizer.encode_targets([text for text, _ in targets], max_target),
         weights=torch.tensor([1.0] * len(examples) if targets is None else [weight for _, weight in targets]),
     )
 
 
-def _visual(
-    features: Sequence[Sequence[Features]], pad_to: int | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    lengths = [sum(len(image) for image in images) for images in features]
-    shape = len(features), max(max(lengths), pad_to or 0)
-    visual = np.zeros((*shape, features[0][0].shape[1]), dtype=np.float32)
-    mask, image_index, object_index = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
-    for row, images in enumerate(features):
+def with_pictures(
+    batch: Batch,
+    pictures: Sequence[Sequence[Features]],
+    kind: Literal["grid", "frames"],
+    tokens: int,
+    pad_to: int | None,
+    ablate: bool,
+) -> Batch:
+    """The batch with pictures, uint8 ``[n, 3, S, S]`` for each image or video of each example: see PictureLayout."""
+    counts = tuple(tuple(map(len, row)) for row in pictures)
+    joined = torch.from_numpy(np.concatenate([part for row in pictures for part in row]))
+    return replace(batch, pictures=joined, layout=PictureLayout(counts, kind, tokens, pad_to, ablate))
+
+
+class Places(NamedTuple):
+    """Where visual tokens stand in a batch: int64 ``[B, V]`` each, with the meaning that they have in a Batch."""
+
+    mask: torch.Tensor
+    image_index: torch.Tensor
+    object_index: torch.Tensor
+
+
+def place(lengths: Sequence[Sequence[int]], pad_to: int | None) -> Places:
+    """Put the images of each example side by side and pad to the longest, or to ``pad_to``: see :func:`collate`.
+
+    Args:
+        lengths: number of visual tokens of each image or video of each example.
+        pad_to: as ``pad_visual_to`` there.
+    """
+    shape = len(lengths), max(max(map(sum, lengths)), pad_to or 0)
+    mask, image_index, object_index = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    for row, images in enumerate(lengths):
         start = 0
-        for index, image in enumerate(images):
-            end = start + len(image)
-            visual[row, start:end] = image
+        for index, length in enumerate(images):
+            end = start + length
             mask[row, start:end] = 1
             image_index[row, start:end] = index
-            object_index[row, start:end] = torch.arange(len(image))
+            object_index[row, start:end] = np.arange(length)
             start = end
     if pad_to is not None:
         mask[:] = 1
-        object_index[:] = torch.arange(shape[1])
-    return torch.from_numpy(visual), mask, image_index, object_index
+        object_index[:] = np.arange(shape[1])
+    return Places(*map(torch.from_numpy, (mask, image_index, object_index)))
+
+
+def _joined(arrays: Sequence[Sequence[Features]], length: int) -> torch.Tensor:
+    """Each example's arrays ``[v, n]`` one after the other: float32 ``[B, length, n]``, zeros at the end."""
+    joined = torch.zeros(len(arrays), length, arrays[0][0].shape[1])
+    for row, parts in enumerate(arrays):
+        start = 0
+        for part in parts:
+            # torch makes float32 of float16 many times as fast as NumPy; from_numpy would warn of a read-only array.
+            joined[row, start : start + len(part)] = from_dlpack(part)
+            start += len(part)
+    return joined
+
+
+def _boxes(visual: Visual) -> Features:
+    return np.zeros((len(visual.features), 4), np.float32) if visual.boxes is None else visual.boxes

@@ -19,6 +19,7 @@ from vl_peft.collate import uniform
 from vl_peft.errors import ConfigError
 from vl_peft.metrics import SentenceMetric
 from vl_peft.tuning.base import Tuning, trainable
+from vl_peft.vision import Vision
 
 
 def warmup_then_linear(step: int, warmup: int, total: int) -> float:
@@ -48,6 +49,10 @@ class VLModule(LightningModule):
         betas: of AdamW.
         eps: of AdamW.
         compile: train through ``torch.compile``: slow to begin, one graph for each task and length of the text.
+        raw: name of the vision encoder that makes features of images and videos (the command line takes it from the
+            data); ``None`` where features are read.
+        train_vision: train it too; it is frozen otherwise.
+        vision_lr: its peak learning rate.
         adapters: folder of exported adapters to begin with (``vl-peft adapters export``).
         warmup: share of all steps in which the learning rate rises linearly from 0; then it falls linearly to 0.
     """
@@ -65,17 +70,24 @@ class VLModule(LightningModule):
         warmup: float = 0.1,
         adapters: Path | None = None,
         compile: bool = False,
+        raw: str | None = None,
+        train_vision: bool = False,
+        vision_lr: float = 1e-5,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
             raise ConfigError(f"model.warmup is a share of all steps, from 0 to below 1, not {warmup}.")
+        if train_vision and raw is None:
+            raise ConfigError("model.train_vision trains the encoder of data.raw: name one there.")
         self.backbone, self.tuning, self.tasks = backbone, tuning, tasks
+        self.vision_lr = vision_lr
         self.lr, self.weight_decay, self.decay = lr, weight_decay, decay
         self.betas, self.eps, self.warmup = betas, eps, warmup
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
         self.skipped_step = False  # the last one, because its gradient was not finite
         tuning.attach(backbone, list(tasks))
+        self.vision = None if raw is None else Vision(raw, train_vision)
         if adapters is not None:
             load_adapters(adapters, backbone)
         if compile:
@@ -107,7 +119,7 @@ class VLModule(LightningModule):
         (or tokens), so that the average of the processes' gradients is the gradient of the global batch, however
         unevenly its rows or tokens fall to them.
         """
-        losses: Tensor = self.backbone(batch)
+        losses: Tensor = self.backbone(self.seen(batch))
         assert batch.labels is not None  # or the backbone would have said so
         labelled = torch.ne(batch.labels, -100)
         if not batch.row_tasks:
@@ -117,6 +129,10 @@ class VLModule(LightningModule):
             rows = torch.tensor([name == task for name in batch.row_tasks], device=losses.device)
             total = total + self._reduce(self.tasks[task].reduction, losses[rows], labelled[rows], batch.weights[rows])
         return total
+
+    def seen(self, batch: Batch) -> Batch:
+        """The batch with visual features, made of its pictures where it has them."""
+        return batch if self.vision is None else self.vision(batch)  # type: ignore[no-any-return]
 
     def _reduce(self, reduction: str, losses: Tensor, labelled: Tensor, weights: Tensor) -> Tensor:
         if reduction == "token":
@@ -140,11 +156,8 @@ class VLModule(LightningModule):
             raise ConfigError(
                 "trainer.precision 16-mixed is not supported: use bf16-mixed, which needs no loss scaling."
             )
-        groups: dict[bool, list[Tensor]] = {True: [], False: []}
-        for name, parameter in trainable(self).items():
-            groups[decays(name, parameter, self.decay)].append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": p, "weight_decay": self.weight_decay if yes else 0.0} for yes, p in groups.items() if p],
+            self._parameter_groups(),
             lr=self.lr,
             betas=self.betas,
             eps=self.eps,
@@ -154,6 +167,20 @@ class VLModule(LightningModule):
         warmup = int(self.warmup * total)
         scheduler = LambdaLR(optimizer, lambda step: warmup_then_linear(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for name, parameter in trainable(self).items():
+            key = name.startswith("vision."), not decays(name, parameter, self.decay)
+            groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": groups[vision, spared],
+                "lr": self.vision_lr if vision else self.lr,
+                "weight_decay": 0.0 if spared else self.weight_decay,
+            }
+            for vision, spared in sorted(groups)
+        ]
 
     def configure_gradient_clipping(
         self,
@@ -181,7 +208,7 @@ class VLModule(LightningModule):
 
     def answer(self, batch: Batch) -> list[str]:
         """What the model answers to each example."""
-        task = self.tasks[batch.task]
+        task, batch = self.tasks[batch.task], self.seen(batch)
         if task.candidates:
             return self.backbone.choose(batch, task.candidates)
         return self.backbone.generate(batch, task.generation)
@@ -189,6 +216,8 @@ class VLModule(LightningModule):
     def _evaluation_start(self) -> None:
         benchmarks: Mapping[str, Any] = self.trainer.datamodule.benchmarks  # type: ignore[attr-defined]
         self.metrics = {name: benchmark.metric() for name, benchmark in benchmarks.items()}
+        for metric in self.metrics.values():
+            metric.thorough = self.trainer.state.fn in ("validate", "test")
 
     def _evaluation_step(self, batch: Batch) -> list[str]:
         sentences = self.answer(batch)

@@ -21,8 +21,8 @@ class Part:
     trainable: int
 
 
-def count_parts(backbone: Backbone) -> list[Part]:
-    """Every parameter of the backbone once, by part; the last row is the sum.
+def count_parts(backbone: Backbone, vision: nn.Module | None = None) -> list[Part]:
+    """Every parameter of the backbone, and of a vision encoder before it, once, by part; the last row is the sum.
 
     The parts are those of the paper's accounting: the token table, the language model's weights, its norms, the
     visual embedding, and what the tuning strategy added.
@@ -45,6 +45,8 @@ def count_parts(backbone: Backbone) -> list[Part]:
         count("language model weights", [backbone]),
     ]
     parts.insert(1, parts.pop())
+    if vision is not None:
+        parts.append(count("vision encoder", [vision]))
     return [*parts, Part("total", sum(p.total for p in parts), sum(p.trainable for p in parts))]
 
 

@@ -157,13 +157,46 @@ class ClipCaptions(Format):
 
     def items(self, text: str, file: Path) -> Iterable[tuple[object, object]]:
         """Clip id and first description."""
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     entry: dict[str, Any] = json.loads(line)
                     yield entry["clip_id"], entry["descs"][0]["desc"]
                 except (KeyError, IndexError, TypeError, ValueError) as error:
                     raise DataError(file, f"not a line with clip_id and descs ({error!r})", number, REMEDY) from error
+
+
+@dataclass(frozen=True)
+class RunPredictions(Format):
+    """``{"id": ..., "prediction": ..., "references": [...]}`` per line: ``predictions/*.jsonl`` of a run."""
+
+    def dump(self, records: Mapping[str, Record]) -> str:
+        """All there is, so that a person can compare."""
+        lines = (
+            {"id": key, "prediction": record.prediction, "references": record.references}
+            for key, record in records.items()
+        )
+        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+    def items(self, text: str, file: Path) -> Iterable[tuple[object, object]]:
+        """Without the references."""
+        for line in filter(str.strip, text.split("\n")):
+            entry = json.loads(line)
+            yield entry["id"], entry["prediction"]
+
+
+def read_predictions(file: Path, format: Format) -> dict[str, str]:
+    """The predictions of a file in a benchmark's format or as a run writes them, by example id.
+
+    Raises:
+        DataError: it is missing, of neither format, or has an id twice.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            start = lines.read(64)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(file, f"cannot be read ({error})", remedy=REMEDY) from error
+    return (RunPredictions() if start.startswith('{"id": ') else format).read(file)
 
 
 @dataclass(frozen=True)
@@ -208,7 +241,12 @@ class Submission:
         return file
 
 
-def compare_ids(file: Path, predictions: Iterable[str], references: Iterable[str]) -> None:
+def compare_ids(
+    file: Path,
+    predictions: Iterable[str],
+    references: Iterable[str],
+    remedy: str = "Predict the whole split, all its features being there.",
+) -> None:
     """See that predictions and references have the same ids.
 
     Raises:
@@ -225,7 +263,7 @@ def compare_ids(file: Path, predictions: Iterable[str], references: Iterable[str
             )
             if keys
         ]
-        raise DataError(file, "; ".join(parts), remedy="Predict the whole split, all its features being there.")
+        raise DataError(file, "; ".join(parts), remedy=remedy)
 
 
 def archive(folder: Path, name: str, paths: Iterable[str]) -> Path:

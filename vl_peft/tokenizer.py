@@ -71,6 +71,10 @@ class TextTokenizer:
         rows = [_shorten(ids, [], (0, 0), max_length) for ids in self.hf(list(texts))["input_ids"]]
         return _pad(rows, -100)
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has, special tokens included, before anything is cut."""
+        return [len(ids) for ids in self.hf(list(texts), verbose=False)["input_ids"]]
+
     def first_token(self, text: str) -> int:
         """Id of the first token of a text, special tokens left out."""
         return int(self.hf(text, add_special_tokens=False)["input_ids"][0])

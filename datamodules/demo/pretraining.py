@@ -5,8 +5,9 @@ They pretrain the demo backbone (``make pretrain-demo``); no benchmark's wording
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from datamodules.base import Benchmark
 from datamodules.demo.pretrain_objects import STEPS, Step, exercise, labelled_choices
 from datamodules.demo.pretrain_videos import credits_of, new_names
 from datamodules.demo.world import SHAPES, pick, shuffled
-from datamodules.loading import Split
+from datamodules.loading import Form, Split
 from datamodules.records import Record, read_lines
 from vl_peft.batch import Example, Generation, Task
 from vl_peft.collate import uniform
@@ -70,18 +71,21 @@ class Pretraining(Benchmark):
         """CIDEr for what is written freely, exact match for answers."""
         return CaptionMetrics() if self.objective in ("caption", "mask") else ExactMatch()
 
+    def files(self, split: Split) -> Mapping[Form, Sequence[Path]]:
+        """One file for all splits."""
+        name = "questions" if self.objective in ("question", "pair", "lookup") else "captions"
+        return {"official": [self.root / f"pretrain/{name}.jsonl"]}
+
     def read(self, split: Split) -> Iterator[Example]:
         """The records of this kind; ``test`` is the held-out part, as ``val``."""
-        name = "questions" if self.objective in ("question", "pair", "lookup") else "captions"
+        (file,) = self.files(split)["official"]
         wanted = "train" if split == "train" else "val"
         records = (
-            r
-            for r in read_lines(self.root / f"pretrain/{name}.jsonl")
-            if r.require("kind", str) == self.kind and r.require("split", str) == wanted
+            r for r in read_lines(file) if r.require("kind", str) == self.kind and r.require("split", str) == wanted
         )
         if self.objective in STEPS:
             return self._exercises(records, self.objective)
-        if name == "captions":
+        if file.stem == "captions":
             return self._captions(records)
         by_visual = [list(group) for _, group in groupby(records, lambda r: str(r.require("id")))]
         if self.objective == "lookup":

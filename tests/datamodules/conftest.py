@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 
@@ -38,6 +40,13 @@ class DataRoot:
             for video, texts in videos.items()
         ]
         return self.lines(f"video/ann/{channel}_subtitles.jsonl", records)
+
+    def image_features(self, folder: str, keys: Iterable[str], dim: int = 8) -> None:
+        """A feature file of ones for each image."""
+        (self.path / folder).mkdir(parents=True, exist_ok=True)
+        for key in keys:
+            with h5py.File(self.path / folder / f"{key}.h5", "w") as h5:
+                h5[f"{key}/features"] = np.ones((49, dim), np.float16)
 
     def options(self, **options: Any) -> dict[str, Any]:
         """Arguments for a benchmark that reads here, its prompts where the published templates have them."""

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -139,3 +140,25 @@ def test_a_packed_file_beside_the_folder_is_used(demo_root: Path, tmp_path: Path
         assert isinstance(packed.store("val"), PackedStore)
         assert torch.equal(packed.load("val", Draw("tvqa", (0, 1))).visual, wanted.visual)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_image_regions_bring_their_boxes(data: Any, tokenizer_folder: Path) -> None:
+    """The first 36 of each image of a pair, not pooled; without vision they are zeros like their features."""
+    fields = {"sentence": "w5", "label": "True", "identifier": "train-1-0-0"}
+    data.lines("nlvr/train.json", [fields])
+    boxes = np.arange(160, dtype=np.float32).reshape(40, 4)
+    (data.path / "nlvr/features").mkdir()
+    with h5py.File(data.path / "nlvr/features/train_obj36.h5", "w") as h5:
+        for i, count in enumerate((40, 2)):
+            key = f"train-1-0-img{i}"
+            h5[f"{key}/features"] = np.full((count, F), i + 1, np.float32)
+            h5[f"{key}/boxes"], h5[f"{key}/img_w"], h5[f"{key}/img_h"] = boxes[:count], 200, 200
+    benchmark = NLVR2(**options(data, tokenizer_folder))
+    batch = benchmark.load("train", Draw("nlvr", (0,)))
+    assert benchmark.feature_dim == F
+    assert batch.visual.shape == (1, 38, F) and batch.boxes.shape == (1, 38, 4)
+    assert batch.visual[0, :, 0].tolist() == [1] * 36 + [2] * 2
+    np.testing.assert_allclose(batch.boxes[0], np.concatenate([boxes[:36], boxes[:2]]) / 200, rtol=1e-6)
+    ablated = NLVR2(**options(data, tokenizer_folder, ablate_visual=True)).load("train", Draw("nlvr", (0,)))
+    assert not ablated.visual.any() and not ablated.boxes.any()
+    assert torch.equal(ablated.visual_mask, batch.visual_mask)

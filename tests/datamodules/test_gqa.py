@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SKY = {
     "answer": "yes",
     "fullAnswer": "Yes, the sky is dark.",
 }
+SKY_META = {"question": "Is the sky dark?", "image": "2354786", "entailed": ("02930160",), "balanced": True}
 SKY_EXAMPLE = Example(
     id="02930152",
     source="gqa: Is the sky dark?",
@@ -37,7 +39,8 @@ def test_default_splits(data: Any) -> None:
     for split, name in (("train", "train"), ("val", "val"), ("test", "testdev")):
         examples = list(benchmark.read(split))  # type: ignore[arg-type]
         assert [e.id for e in examples] == [f"{name}1", "02930152"]
-        assert examples[1] == SKY_EXAMPLE
+        meta = {} if split == "train" else SKY_META
+        assert examples[1] == replace(SKY_EXAMPLE, meta=meta)
     assert benchmark.feature_folder("train") == "VG/clip_features/data_clip_{encoder}_att"
     assert benchmark.feature_folder("test") == "GQA/clip_features/data_clip_{encoder}_att"
 
@@ -61,8 +64,9 @@ def test_published_protocol(data: Any) -> None:
 def test_hidden_answers(data: Any) -> None:
     hidden = {"imageId": "n1", "question": "Is it?", "isBalanced": True}
     data.json("GQA/submission_all_questions.json", {"7": hidden})
+    meta = {"question": "Is it?", "image": "n1", "balanced": True}
     assert list(GQA(test_split="submission_all", **data.options()).read("test")) == [
-        Example(id="7", source="gqa: Is it?", visuals=("n1",))
+        Example(id="7", source="gqa: Is it?", visuals=("n1",), meta=meta)
     ]
 
 
@@ -84,3 +88,18 @@ def test_real_question(data: Any, shared: Path) -> None:
     (example,) = GQA(**data.options()).read("test")
     assert (example.id, example.visuals, example.targets) == ("202218649", ("n578564",), ("picture",))
     assert example.source == "gqa: What is hanging above the chalkboard?"
+    assert example.meta == {
+        "question": "What is hanging above the chalkboard?",
+        "image": "n578564",
+        "types": {"detailed": "relS", "semantic": "rel", "structural": "query"},
+        "entailed": ("202218648",),
+        "group": "thing",
+        "balanced": True,
+    }
+
+
+def test_files_of_choices_are_used_where_they_are(data: Any) -> None:
+    benchmark = GQA(**data.options())
+    assert benchmark.metric().choices == ()  # type: ignore[attr-defined]
+    data.json("GQA/testdev_choices.json", {})
+    assert [file.name for file in benchmark.metric().choices] == ["testdev_choices.json"]  # type: ignore[attr-defined]

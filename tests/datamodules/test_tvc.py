@@ -57,7 +57,8 @@ def test_hidden_captions(tvc: Any, reports: list[str]) -> None:
     assert "[TS] ([0, 5.4]) tvc: " in example.source  # whole numbers are printed as the file has them
     tvc.lines("video/ann/tvc/tvc_test_release.jsonl", [HIDDEN, HIDDEN | {"clip_id": 1}])
     assert [e.id for e in TVC(**tvc.options()).read("test")] == ["86602", "1"]
-    assert reports == ["tvc: test: 1 records repeat the clip_id of an earlier one; left out"]
+    place = "tvc_test_public_release.jsonl on line 1"
+    assert reports == [f"tvc: test: 1 records repeat the id of an earlier one; left out ({place})"]
 
 
 def test_prompt_in_front(tvc: Any) -> None:

@@ -77,21 +77,38 @@ def test_hidden_answers_and_repeated_questions(tvqa: Any, reports: list[str]) ->
     assert reports == []
     tvqa.lines("video/ann/tvqa/tvqa_test_release.jsonl", [RECORD, RECORD | {"qid": 1}])
     assert [e.id for e in TVQA(**tvqa.options()).read("test")] == ["137292", "1"]
-    assert reports == ["tvqa: test: 1 records repeat the qid of an earlier one; left out"]
+    place = "tvqa_test_release.jsonl on line 1"
+    assert reports == [f"tvqa: test: 1 records repeat the id of an earlier one; left out ({place})"]
     (tvqa.path / "video/ann/tvqa/tvqa_test_public.jsonl").unlink()
     assert [e.id for e in TVQA(**tvqa.options()).read("test")] == ["137292", "1"]
 
 
-def test_unknown_span(tvqa: Any, reports: list[str]) -> None:
-    spans = ["NaN-NaN", "0-0", "19.18-19.18"]
-    records = [RECORD | {"qid": i, "ts": ts} for i, ts in enumerate(spans)]
+@pytest.mark.parametrize(
+    ("option", "text", "done"),
+    [
+        ("omit", "", "left out of the text"),
+        ("verbatim", "[TS] (NaN-NaN) ", "printed as they are"),
+        ("substitute", "[TS] (10-30) ", "10 to 30 in their place"),
+    ],
+)
+def test_unknown_span(tvqa: Any, reports: list[str], option: str, text: str, done: str) -> None:
+    tvqa.lines("video/ann/tvqa/tvqa_test_public.jsonl", [RECORD | {"ts": "NaN-NaN"}])
+    (example,) = TVQA(unknown_span=option, **tvqa.options()).read("test")
+    assert example.source == TEXT.replace("[TS] (48.62-60.02) ", text) + " tvqa: "
+    assert reports == [f"tvqa: test: 1 time spans are not two numbers; {done} (tvqa_test_public.jsonl on line 1)"]
+
+
+def test_empty_span(tvqa: Any, reports: list[str]) -> None:
+    records = [RECORD | {"qid": i, "ts": ts} for i, ts in enumerate(["0-0", "19.18-19.18", "1-2"])]
     tvqa.lines("video/ann/tvqa/tvqa_test_public.jsonl", records)
-    omitted, zero, empty = TVQA(**tvqa.options()).read("test")
-    assert omitted.source == TEXT.replace("[TS] (48.62-60.02) ", "") + " tvqa: "
+    zero, empty, _ = TVQA(**tvqa.options()).read("test")
     assert "[TS] (0-0) " in zero.source and "[TS] (19.18-19.18) " in empty.source
-    verbatim = next(TVQA(unknown_span="verbatim", **tvqa.options()).read("test"))
-    assert verbatim.source == TEXT.replace("48.62-60.02", "NaN-NaN") + " tvqa: "
-    assert reports == ["tvqa: test: 1 time spans are not a number; left out of the text"]
+    zero, _, sound = TVQA(empty_span="omit", **tvqa.options()).read("test")
+    assert "[TS]" not in zero.source and "[TS] (1-2) " in sound.source
+    assert [report.partition(" (")[0] for report in reports] == [
+        "tvqa: test: 2 time spans end where they begin; kept",
+        "tvqa: test: 2 time spans end where they begin; left out of the text",
+    ]
 
 
 def test_missing_subtitles(tvqa: Any, reports: list[str]) -> None:
@@ -148,7 +165,9 @@ def test_real_test_questions(data: Any, shared: Path, reports: list[str]) -> Non
     data.subtitles("tv")
     plain = list(TVQA(**data.options()).read("test"))
     assert len(plain) == 7623
-    assert "tvqa: test: 3 time spans are not a number; left out of the text" in reports
+    told = {report.partition(" (")[0] for report in reports}
+    assert "tvqa: test: 3 time spans are not two numbers; left out of the text" in told
+    assert "tvqa: test: 2 time spans end where they begin; kept" in told
     assert {e.id for e in plain if " [TS] " not in e.source} == {"137648", "142453", "142977"}
     published = {e.id: e for e in TVQA(unknown_span="verbatim", **data.options()).read("test")}
     assert "[TS] (NaN-NaN) [Choices] a0: " in published["137648"].source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,21 @@ def test_loading_is_deterministic_and_round_trips(encoder: DemoEncoder, tmp_path
 
 
 def test_unknown_encoder_and_missing_weights(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'RN999'; known are: demo"):
+    with pytest.raises(ConfigError, match="'RN999'"):
         load_encoder("RN999")
     with pytest.raises(DataError, match="no usable encoder weights"):
         DemoEncoder.from_pretrained(tmp_path)
+
+
+def test_which_library_a_name_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    for name in ("RN101", "ViT-B/32", "ViT-L/14@336px", "ViT-B-32"):
+        with pytest.raises(ConfigError, match=r"needs open_clip.*pip install 'vl_peft\[extract\]'"):
+            load_encoder(name)
+    with pytest.raises(ConfigError, match=r"hub name, '\./none'"):
+        load_encoder("./none")
+    with pytest.raises(ConfigError, match="has its own"):
+        load_encoder("./none", weights="openai")
 
 
 def test_weights_that_do_not_fit(encoder: DemoEncoder, tmp_path: Path) -> None:
@@ -71,6 +83,13 @@ def test_weights_that_do_not_fit(encoder: DemoEncoder, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
 def test_images_of_any_mode_are_squashed(encoder: DemoEncoder, mode: str) -> None:
     assert encoder.prepare_image(Image.new(mode, (300, 40))).shape == (3, 112, 112)
+
+
+def test_longer_side_is_rounded_down(encoder: DemoEncoder) -> None:
+    """113 rows to 112 make 150.67 columns of 152: 150, of which 19 fall away at the left."""
+    frame = np.random.default_rng(0).integers(0, 256, (113, 152, 3), dtype=np.uint8)
+    want = Image.fromarray(frame).resize((150, 112), Image.Resampling.BICUBIC).crop((19, 0, 131, 112))
+    assert np.array_equal(encoder.prepare_frame(frame).permute(1, 2, 0), np.asarray(want))
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 300), (301, 113), (112, 112), (720, 1280)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.features.conftest import Maker, picture
 from vl_peft.features import DemoEncoder, ImageFolderStore, VideoFolderStore, extract_images, extract_videos
@@ -40,6 +40,13 @@ def test_images(encoder: DemoEncoder, images: dict[str, Path], tmp_path: Path, w
     assert all(f.suffix == ".h5" for f in (tmp_path / "out").iterdir())  # no temporary file is left
 
 
+def test_batches_are_those_of_all_files() -> None:
+    """Those of which something is missing, whole."""
+    keys = list("abcdefg")
+    assert module._batches(keys, 3, set()) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert module._batches(keys, 3, set("abcdg")) == [[3, 4, 5]]
+
+
 def test_resume_skips_what_exists(encoder: DemoEncoder, images: dict[str, Path], tmp_path: Path) -> None:
     first = dict(list(images.items())[:2])
     extract_images(first, tmp_path / "out", encoder, progress=False)
@@ -63,7 +70,42 @@ def test_unreadable_images_are_reported(encoder: DemoEncoder, images: dict[str, 
 def test_nothing_readable(encoder: DemoEncoder, tmp_path: Path) -> None:
     report = extract_images({"a": tmp_path / "a.png"}, tmp_path / "out", encoder, progress=False)
     assert list(report.failed) == ["a"]
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["unreadable.tsv"]
+
+
+def test_list_of_unreadable_files(encoder: DemoEncoder, images: dict[str, Path], tmp_path: Path) -> None:
+    """It says what is the case after the last run, also of other folders whose features go here."""
+    listed, good = tmp_path / "out" / "unreadable.tsv", images["i1"].read_bytes()
+    images["i1"].write_text("no image")
+    other = {"other": tmp_path / "other.png"}
+    extract_images(images, tmp_path / "out", encoder, progress=False)
+    extract_images(other, tmp_path / "out", encoder, progress=False)
+    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert [line[:2] for line in lines] == [["i1", str(images["i1"])], ["other", str(other["other"])]]
+    assert "cannot identify image file" in lines[0][2]
+    images["i1"].write_bytes(good)
+    extract_images(images, tmp_path / "out", encoder, progress=False)
+    assert listed.read_text().startswith("other\t")
+    Image.fromarray(picture()).save(other["other"])
+    extract_images(other, tmp_path / "out", encoder, progress=False)
+    assert not listed.exists()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_image(encoder: DemoEncoder, tmp_path: Path, suffix: str) -> None:
+    """By default unreadable; accepted, the same pixels as with PIL's own switch, which is not touched."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"a.{suffix}")
+    files = {"a": tmp_path / f"a.{suffix}"}
+    files["a"].write_bytes(files["a"].read_bytes()[:20_000])
+    assert "truncated" in extract_images(files, tmp_path / "out", encoder, progress=False).failed["a"]
+    report = extract_images(files, tmp_path / "out", encoder, progress=False, accept_truncated=True)
+    assert (report.done, ImageFile.LOAD_TRUNCATED_IMAGES) == (["a"], False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        with Image.open(files["a"]) as image:
+            want = encoder.prepare_image(image)
+    assert torch.equal(module._read_image(encoder.size, True, files["a"])[0], want)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -81,7 +123,7 @@ def test_videos(encoder: DemoEncoder, make_video: Maker, tmp_path: Path, workers
 def test_interrupted_write_leaves_nothing(
     encoder: DemoEncoder, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(file: Path, key: str, features: np.ndarray) -> None:
+    def write(key: str, features: np.ndarray, file: Path) -> None:
         file.write_text("half")
         raise KeyboardInterrupt
 

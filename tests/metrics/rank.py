@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch.distributed as dist
 
-from vl_peft.metrics import CaptionMetrics, ExactMatch
+from vl_peft.metrics import CaptionMetrics, ExactMatch, Record
 
 WORDS = ["a", "man", "rides", "the", "brown", "horse", "over", "green", "hills"]
 IDS = [f"item{i}" for i in range(11)]
@@ -29,12 +30,24 @@ def captions(ids: list[str]) -> CaptionMetrics:
     return metric
 
 
+class Slow(ExactMatch):
+    """Says who computed its extra score."""
+
+    def extra(self, records: Mapping[str, Record]) -> dict[str, float]:
+        self.notes = (f"by rank {dist.get_rank()} over {', '.join(records)}",)
+        return {"by": float(dist.get_rank())}
+
+
 def main(rank: int, world_size: int, store: str, output: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     metric, lonely = captions(SHARDS[rank]), ExactMatch()
     if rank == 0:  # the other rank has nothing
         lonely.update(["x", "y"], ["a0", "a1"], [["a0"], ["a0"]])
+    slow = Slow()
+    slow.thorough = True
+    slow.update([IDS[rank]], ["a0"], [[f"a{rank}"]])
     result = {"captions": metric.compute(), "ids": list(metric.records), "lonely": lonely.compute()}
+    result |= {"thorough": slow.compute(), "notes": slow.notes}
     metric.update(["item1"], ["nothing of the kind"], [REFERENCES["item1"]])
     result["own"] = sorted(metric.records)
     result["changed"] = metric.compute()

@@ -56,6 +56,8 @@ def test_nlvr2_dev(shared: Path) -> None:
     score = nlvr2(rows, [predicted[row["identifier"]] for row in rows])
     assert score["accuracy"] == pytest.approx(100 * golden["official_accuracy"], abs=1e-9)
     assert score["consistency"] == pytest.approx(100 * golden["official_consistency"], abs=1e-9)
+    for name in ("balanced", "unbalanced"):
+        assert score[f"accuracy/{name}"] == pytest.approx(golden[f"{name}_accuracy_percent"], abs=1e-9)
     flips = [int(md5(row["identifier"].encode()).hexdigest(), 16) % 10 < 7 for row in rows]
     by_rule = [str((row["label"] == "True") == kept) for row, kept in zip(rows, flips, strict=True)]
     assert nlvr2(rows, by_rule) == score

@@ -58,6 +58,12 @@ def test_a_rank_may_be_empty(ranks: list[dict[str, Any]]) -> None:
     assert [result["lonely"] for result in ranks] == [{"accuracy": 50.0}] * 2
 
 
+def test_one_rank_computes_what_is_slow(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        assert result["thorough"] == {"accuracy": 50.0, "by": 0.0}
+        assert result["notes"] == ["by rank 0 over item0, item1"]
+
+
 def test_ranks_go_on_with_their_own_examples(rank: ModuleType, ranks: list[dict[str, Any]]) -> None:
     assert [result["own"] for result in ranks] == [sorted({*shard, "item1"}) for shard in rank.SHARDS]
     metric = rank.captions(rank.IDS)
@@ -143,7 +149,7 @@ def test_order_of_examples_does_not_matter() -> None:
         assert metric.compute() == {"first": 1.0}
 
 
-@pytest.mark.parametrize("name", ["accuracy", "caption", "tokenizer", "vqa"])
+@pytest.mark.parametrize("name", ["accuracy", "caption", "gqa", "tokenizer", "vqa"])
 def test_examples_in_docstrings(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"vl_peft.metrics.{name}"))
     assert outcome.attempted > 0

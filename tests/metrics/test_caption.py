@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vl_peft.errors import UserError
 from vl_peft.metrics import CaptionMetrics
 from vl_peft.metrics.caption import _common_subsequence, bleu, cider_d, rouge_l
+from vl_peft.metrics.java import JavaError, meteor
+from vl_peft.metrics.ngrams import Captions
 
 Item = tuple[str, str, list[str]]
 NAMES = ["CIDEr", "Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L"]
@@ -45,13 +49,11 @@ def test_golden_items(golden: dict[str, Any], name: str) -> None:
 
 
 def test_golden_flattened(golden: dict[str, Any]) -> None:
+    """What validating on one caption at a time makes of the same predictions: TVC's ``flatten_val``."""
     items = golden["vatex_val_human_vs5_first200"]["items"]
-    pairs = [(item["prediction_tokenized"], [text]) for item in items for text in item["references_tokenized"]]
-    predictions, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    expected = golden["vatex_val_human_vs5_first200_flattened"]["scores_repr"]
-    assert cider_d(predictions, references) == pytest.approx(float(expected["CIDEr"]), abs=1e-8)
-    assert bleu(predictions, references)[3] == pytest.approx(float(expected["Bleu_4"]), abs=1e-8)
-    assert rouge_l(predictions, references) == pytest.approx(float(expected["ROUGE_L"]), abs=1e-8)
+    pairs = [(item["prediction"], text) for item in items for text in item["references"]]
+    scores = score((f"{i:04}", prediction, [text]) for i, (prediction, text) in enumerate(pairs))
+    assert_golden(scores, golden["vatex_val_human_vs5_first200_flattened"])
 
 
 def read_descriptions(path: Path) -> dict[str, list[str]]:
@@ -61,10 +63,17 @@ def read_descriptions(path: Path) -> dict[str, list[str]]:
 
 def test_golden_yc2c(shared: Path, golden: dict[str, Any]) -> None:
     folder = shared / "data/real/yc2c"
-    references = read_descriptions(folder / "yc2c_val_release.jsonl")
+    rows = list(map(json.loads, (folder / "yc2c_val_release.jsonl").read_text().splitlines()))
     predictions = read_descriptions(folder / "yc2c_val_predictions.jsonl")
-    items = [(key, predictions[key][0], texts) for key, texts in references.items()]
-    assert_golden(score(items, ascii_only=True), golden["yc2c_val_full"])
+    ids, metas = [str(row["clip_id"]) for row in rows], [{"vid_name": row["vid_name"]} for row in rows]
+    metric = CaptionMetrics(ascii_only=True, videos=True)
+    metric.update(ids, [predictions[key][0] for key in ids], [[row["descs"][0]["desc"]] for row in rows], metas)
+    scores = metric.compute()
+    assert_golden({name: scores[name] for name in NAMES}, golden["yc2c_val_full"])
+    for view in ("macro", "paragraph"):
+        expected = golden["yc2c_val_full"][f"{view}_view_starter_code"]["scores"]
+        for name in NAMES:
+            assert scores[f"{view}/{name}"] == pytest.approx(100 * expected[name], abs=5.1e-5), (view, name)
 
 
 def test_golden_vatex(shared: Path, golden: dict[str, Any]) -> None:
@@ -93,7 +102,7 @@ def test_bleu_by_hand() -> None:
     expected = [
         math.exp(1 - 7 / 6) * product for product in (5 / 6, (5 / 6 * 3 / 5) ** 0.5, (5 / 6 * 3 / 5 / 4) ** (1 / 3))
     ]
-    assert bleu(predictions, references)[:3] == pytest.approx(expected, abs=1e-6)
+    assert bleu(Captions(predictions, references))[:3] == pytest.approx(expected, abs=1e-6)
 
 
 def test_rouge_by_hand() -> None:
@@ -106,8 +115,8 @@ def test_rouge_by_hand() -> None:
 
 def test_cider_by_hand() -> None:
     # Two items, single words: only the 1-grams count (1/4), times 10; lengths do not differ in bigrams.
-    assert cider_d(["dog", "cat"], [["dog"], ["horse"]]) == pytest.approx(10 / 4 / 2)
-    assert cider_d(["dog"], [["dog"]]) == 0.0  # every word is in every item
+    assert cider_d(Captions(["dog", "cat"], [["dog"], ["horse"]])) == pytest.approx(10 / 4 / 2)
+    assert cider_d(Captions(["dog"], [["dog"]])) == 0.0  # every word is in every item
 
 
 def test_ascii_only_splits_words() -> None:
@@ -138,3 +147,48 @@ def test_scores_are_in_range(rows: list[tuple[list[str], list[list[str]]]]) -> N
     for name in NAMES[1:]:
         assert 0 <= scores[name] <= 100 + 1e-6
     assert 0 <= scores["CIDEr"] <= 1000 + 1e-6
+
+
+def test_segments_are_joined_in_the_order_of_their_numbers() -> None:
+    texts = {"v_10": "cut the onion", "v_9": "peel it", "w_x_0": "boil some water"}
+    metric = CaptionMetrics(videos=True)
+    metas = [{"vid_name": name} for name in texts]
+    metric.update(list(texts), list(texts.values()), [[text] for text in texts.values()], metas)
+    joined = score(
+        [("v", "peel it cut the onion", ["peel it cut the onion"]), ("w", "boil some water", ["boil some water"])]
+    )
+    assert {name: metric.compute()[f"paragraph/{name}"] for name in NAMES} == pytest.approx(joined)
+    metric.update(["u"], ["stir"], [["stir"]], [{"vid_name": "u_one"}])
+    with pytest.raises(UserError, match="'u' has no vid_name"):
+        metric.compute()
+
+
+java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR is a Java program")
+
+
+@java
+@pytest.mark.slow
+def test_golden_meteor(golden: dict[str, Any]) -> None:
+    pytest.importorskip("pycocoevalcap", reason="the Java program comes with it")
+    items = golden["edge_constructed"]["items"]
+    value = meteor([i["prediction_tokenized"] for i in items], [i["references_tokenized"] for i in items])
+    assert value == pytest.approx(float(golden["edge_constructed"]["scores_repr"]["METEOR"]), abs=1e-8)
+
+
+@java
+def test_a_program_that_takes_too_long_is_stopped() -> None:
+    pytest.importorskip("pycocoevalcap", reason="the Java program comes with it")
+    with pytest.raises(JavaError, match=r"METEOR was left out: .* took more than 0.1 s"):
+        meteor(["a dog"], [["a dog"]], limit=0.1)
+
+
+def test_what_cannot_be_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    metric = CaptionMetrics(spice=True)
+    metric.update(["1", "2"], ["a dog", "a cat"], [["a dog"], ["a cat"]])
+    assert list(metric.compute()) == NAMES
+    assert metric.notes == ()
+    metric.thorough = True
+    metric.update(["1"], ["a cat"], [["a dog"]])
+    assert list(metric.compute()) == NAMES
+    assert [note.split(":")[0] for note in metric.notes] == ["METEOR was left out", "SPICE was left out"]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -61,19 +63,29 @@ def test_golden_captions(shared: Path) -> None:
         assert [ptb_tokenize(text) for text in item["references"]] == item["references_tokenized"]
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="the original is a Java program")
-def test_java_gives_the_same(tmp_path: Path, shared: Path) -> None:
-    package = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer", reason="the Java program comes with it")
-    folder = shared / "data/real"
-    questions = map(json.loads, (folder / "tvqa/tvqa_test_public.jsonl").read_text().splitlines())
-    texts = [row[key].strip() for row in questions for key in ("q", "a0", "a1")][:6000]
-    rows = map(json.loads, (folder / "vatex/vatex_en_c_val_release.jsonl").read_text().splitlines())
-    texts += [description["desc"].strip() for row in rows for description in row["descs"][:2]]
-    # A neutral line after each: the program looks into the next line for the end of a sentence.
-    captions = {i: [{"caption": text}, {"caption": "zz"}] for i, text in enumerate(texts)}
-    original = package.PTBTokenizer().tokenize(captions)
-    differing = [text for i, text in enumerate(texts) if ptb_tokenize(text) != original[i][0]]
-    assert differing == []
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    """The script that compares with the Java program."""
+    pytest.importorskip("pycocoevalcap", reason="the Java program comes with it")
+    if shutil.which("java") is None:
+        pytest.skip("the original is a Java program")
+    file = Path(__file__).parents[2] / "benchmarks/tokenizer.py"
+    spec = importlib.util.spec_from_file_location("tokenizer_benchmark", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_java_gives_the_same_for_odd_strings(benchmark: ModuleType) -> None:
+    assert benchmark.compare("generated", benchmark.generated(2000, seed=100)) == 0
+
+
+def test_java_gives_the_same_for_real_texts(benchmark: ModuleType, shared: Path) -> None:
+    for name in ("tvqa", "vatex"):
+        texts = list(dict.fromkeys(benchmark.sentences(shared / "data/real" / name)))
+        assert len(texts) > 20_000
+        assert benchmark.compare(name, texts[::5]) == 0
 
 
 @given(st.text(max_size=60))

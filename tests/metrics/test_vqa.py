@@ -97,3 +97,17 @@ def test_normal_form_has_no_articles_and_single_spaces(answer: str) -> None:
     words = normalise_answer(answer).split()
     assert normalise_answer(answer) == " ".join(words)
     assert not {"a", "an", "the"} & set(words)
+
+
+def test_soft_scores_as_references() -> None:
+    metric = VQAAccuracy()
+    labels = {"net": 1.0, "mesh": 0.3}
+    metric.update(list("abcd"), ["net", "mesh", "Net", "net"], [[labels], [labels], [labels], [{}]])
+    assert metric.compute() == {"accuracy": pytest.approx(100 * (1 + 0.3) / 4)}
+
+
+def test_answers_in_and_outside_of_the_vocabulary() -> None:
+    metric = VQAAccuracy()
+    metas = [{"is_topk_optimal": True}, {"is_topk_optimal": True}, {"is_topk_optimal": False}, {}]
+    metric.update(list("abcd"), ["net", "cat", "cat", "net"], [["net"] * 10] * 4, metas)
+    assert metric.compute() == {"accuracy": 50, "accuracy/topk_optimal": 50, "accuracy/topk_not_optimal": 0}

@@ -36,7 +36,8 @@ class VisualEmbedding(nn.Module):
 
         Args:
             visual: features ``[B, V, F]``.
-            boxes: ``[B, V, 4]`` as (x1, x2, y1, y2) in the unit square.
+            boxes: ``[B, V, 4]`` in the unit square. The published code reads them as (x1, x2, y1, y2) when it makes the
+                fifth number, an area; the feature files have (x1, y1, x2, y2). Trained weights know it so.
             image_index: int64 ``[B, V]``.
             objects: object embeddings ``[B, V, D]``.
         """

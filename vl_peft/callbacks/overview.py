@@ -22,6 +22,6 @@ class Overview(Callback):
             console = Console()
             module = cast(VLModule, pl_module)
             title = f"{type(module.backbone).__name__}, {type(module.tuning).__name__}"
-            console.print(parts_table(count_parts(module.backbone), title))
+            console.print(parts_table(count_parts(module.backbone, module.vision), title))
             schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
             console.print(plan_table(schedule, trainer.max_epochs, (trainer.world_size,)))

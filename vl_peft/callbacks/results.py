@@ -20,6 +20,7 @@ from rich.table import Table
 from vl_peft.metrics import SentenceMetric
 from vl_peft.module import VLModule
 from vl_peft.parameters import count_parts
+from vl_peft.submission import RunPredictions
 
 PACKAGES = ("vl_peft", "torch", "lightning", "transformers", "torchmetrics", "numpy")
 
@@ -90,6 +91,9 @@ class Results(Callback):
         files.insert(0, _write(folder / "results.json", json.dumps(results, indent=2) + "\n"))
         console = Console()
         console.print(self._table(module.metrics, results, split))
+        for task, notes in results["notes"].items():
+            for note in notes:
+                console.print(f"{task}: {note}", soft_wrap=True, highlight=False)
         for file in files:
             console.print(f"wrote {file}", soft_wrap=True, highlight=False)
         checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -113,12 +117,13 @@ class Results(Callback):
         return found
 
     def _results(self, trainer: Trainer, module: VLModule, split: str, baselines: Mapping[str, Any]) -> dict[str, Any]:
-        parts = count_parts(module.backbone)
+        parts = count_parts(module.backbone, module.vision)
         return {
             "split": split,
             "scores": {task: m.compute() for task, m in module.metrics.items()},
             "headline": {task: m.headline for task, m in module.metrics.items()},
             "baseline": baselines,
+            "notes": {task: list(m.notes) for task, m in module.metrics.items() if m.notes},
             "counts": {task: len(m.records) for task, m in module.metrics.items()},
             "before_training": self.before,
             "history": self.history,
@@ -152,11 +157,8 @@ class Results(Callback):
 
 
 def _write_predictions(folder: Path, split: str, task: str, metric: SentenceMetric) -> Path:
-    lines = (
-        json.dumps({"id": key, "prediction": r.prediction, "references": r.references}, ensure_ascii=False)
-        for key, r in sorted(metric.records.items())
-    )
-    return _write(folder / "predictions" / f"{split}_{task}.jsonl", "".join(f"{line}\n" for line in lines))
+    text = RunPredictions().dump(dict(sorted(metric.records.items())))
+    return _write(folder / "predictions" / f"{split}_{task}.jsonl", text)
 
 
 def _write(file: Path, text: str) -> Path:

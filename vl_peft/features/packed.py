@@ -1,28 +1,54 @@
 """All features of a folder in one file that is read by row: ``vl-peft data pack``.
 
-A packed file is HDF5 with the contiguous dataset ``rows [N, F]``, the sorted ``keys [n]`` and ``ends [n]`` (rows of key
-i are ``ends[i - 1]`` to ``ends[i]``); its attributes hold the format, the checksum of the rows, and what they were
-pooled to. Contiguous rows can be mapped into memory, and one open file serves all keys.
+A packed file is HDF5 with the contiguous dataset ``rows [N, F]``, the sorted ``keys`` as JSON, and ``ends [n]`` (rows
+of key i are ``ends[i - 1]`` to ``ends[i]``); ``facts`` are JSON too: the format, checksums of the rows and of the
+index, what the rows were pooled to, and the dtype they have and had. Contiguous rows can be mapped into memory, and one
+open file serves all keys.
+
+Rows of bfloat16, a type that neither NumPy nor HDF5 has, are stored as uint16: the upper half of a float32.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vl_peft.errors import DataError
 from vl_peft.features.pooling import pool_grid, pool_time
-from vl_peft.features.store import PACKED, FeatureStore, ImageFolderStore, VideoFolderStore
+from vl_peft.features.store import PACKED, FeatureStore, FolderStore, ImageFolderStore, VideoFolderStore
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # items and how many there are, to the same items
-FORMAT = "vl_peft packed features 1"
+FORMAT = "vl_peft packed features 2"
 REMEDY = "Delete it and pack the folder again."
+BLOCK = 2**26  # bytes that are checked at a time
+
+Dtype = Literal["keep", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is known of a packed file when it is open.
+
+    Attributes:
+        keys: place of each key, in order.
+        ends: int64 ``[n]``.
+        rows: ``[N, F]``, mapped into memory: float16, float32, or uint16 that stands for bfloat16.
+        facts: checksums, what the rows were made of.
+    """
+
+    keys: dict[str, int]
+    ends: NDArray[np.int64]
+    rows: NDArray[Any]
+    facts: Mapping[str, Any]
 
 
 class PackedStore(FeatureStore):
@@ -38,64 +64,77 @@ class PackedStore(FeatureStore):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self._opened: tuple[dict[str, int], NDArray[np.int64], NDArray[Any]] | None = None
+        self._index: Index | None = None
 
-    def _open(self) -> tuple[dict[str, int], NDArray[np.int64], NDArray[Any]]:
-        if self._opened is None:
+    @property
+    def index(self) -> Index:
+        """What is in the file, opened at first use; raises DataError if it is no packed file, or damaged."""
+        if self._index is None:
             try:
                 with h5py.File(self.path, "r") as h5:
-                    if h5.attrs.get("format") != FORMAT:
-                        raise DataError(self.path, f"is not of the format '{FORMAT}'", remedy=REMEDY)
-                    rows, ends = h5["rows"], np.asarray(h5["ends"][()])
-                    keys = {key.decode(): i for i, key in enumerate(h5["keys"][()])}
-                    offset, shape, dtype = rows.id.get_offset(), rows.shape, rows.dtype
+                    self._index = self._open(h5)
             except FileNotFoundError:
                 raise DataError(self.path, "no such packed file", remedy="Pack the folder first.") from None
-            except (OSError, KeyError, ValueError) as error:
+            except DataError:
+                raise
+            except Exception as error:  # h5py raises nearly anything on damaged files
                 raise DataError(self.path, f"cannot be read, perhaps truncated ({error})", remedy=REMEDY) from error
-            if offset is None or len(ends) != len(keys) or (len(ends) and ends[-1] != shape[0]):
-                raise DataError(self.path, "its index does not fit its rows", remedy=REMEDY)
-            if offset + int(np.prod(shape)) * dtype.itemsize > self.path.stat().st_size:
-                raise DataError(self.path, "is truncated", remedy=REMEDY)
-            self._opened = keys, ends, np.memmap(self.path, dtype, "r", offset, shape)
-        return self._opened
+        return self._index
+
+    def _open(self, h5: h5py.File) -> Index:
+        facts = json.loads(bytes(h5["facts"][()])) if "facts" in h5 else {}
+        if facts.get("format") != FORMAT:
+            raise DataError(self.path, f"is not of the format '{FORMAT}'", remedy=REMEDY)
+        rows, ends, names = h5["rows"], np.asarray(h5["ends"][()]), json.loads(bytes(h5["keys"][()]))
+        keys = {name: i for i, name in enumerate(names)}
+        offset = rows.id.get_offset()
+        if offset is None or facts["crc32_index"] != _index_checksum(names, ends) or rows.shape[0] != ends[-1]:
+            raise DataError(self.path, "its index is damaged or does not fit its rows", remedy=REMEDY)
+        if offset + rows.nbytes > self.path.stat().st_size:
+            raise DataError(self.path, "is truncated", remedy=REMEDY)
+        mapped = np.memmap(self.path, rows.dtype, "r", offset, rows.shape)
+        return Index(keys, ends, mapped, facts)
 
     def read(self, key: str) -> np.ndarray:
-        """Rows of one image or video, ``[V, F]``; a read-only view of the file.
+        """Rows of one image or video, ``[V, F]``; a read-only view of the file, or float32 made from bfloat16.
 
         Raises:
             DataError: if the file has no such key, or is no packed file.
         """
-        keys, ends, rows = self._open()
-        i = keys.get(key)
+        index = self.index
+        i = index.keys.get(key)
         if i is None:
             raise DataError(self.path, "has no features of this key", key, "Extract them and pack the folder again.")
-        return np.asarray(rows[ends[i - 1] if i else 0 : ends[i]])
-
-    def file(self, key: str) -> Path:
-        """The one file."""
-        return self.path
+        rows = np.asarray(index.rows[index.ends[i - 1] if i else 0 : index.ends[i]])
+        return from_bfloat16(rows) if index.facts["dtype"] == "bfloat16" else rows
 
     @property
     def dim(self) -> int:
         """F."""
-        return int(self._open()[2].shape[1])
+        return int(self.index.rows.shape[1])
 
     def keys(self) -> list[str]:
         """All keys, sorted."""
-        return list(self._open()[0])
+        return list(self.index.keys)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._open()[0]
-
-    def _load(self, file: Path, key: str) -> np.ndarray:
-        return self.read(key)
+        return key in self.index.keys
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+        return self.__dict__ | {"_index": None}
 
 
-def folder_store(folder: Path) -> FeatureStore:
+def to_bfloat16(x: NDArray[Any]) -> NDArray[np.uint16]:
+    """The bits of the nearest bfloat16 of each value (ties to even), of the shape of ``x``."""
+    return torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The values of such bits, exactly: a bfloat16 is a float32 without the lower half of its bits."""
+    return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
+
+
+def folder_store(folder: Path) -> FolderStore:
     """The store of a folder, by what its files are.
 
     Raises:
@@ -108,67 +147,104 @@ def folder_store(folder: Path) -> FeatureStore:
     raise DataError(folder, "no *.h5 or *.npz in this folder", remedy="Extract the features first.")
 
 
-def pack(folder: Path, out: Path, pool_to: int | None = None, progress: Progress = lambda items, total: items) -> int:
+def pack(
+    folder: Path,
+    out: Path,
+    pool_to: int | None = None,
+    dtype: Dtype = "keep",
+    progress: Progress = lambda items, total: items,
+) -> int:
     """Write a folder of feature files to one packed file, which is complete or not there; returns the number of keys.
+
+    Goes over the folder twice: over the files' headers, which tell how many rows there will be and thus where each key
+    belongs in a contiguous dataset, then over their features, which are written there at once.
 
     Args:
         folder: one HDF5 per image or one npz per video.
         out: the packed file.
         pool_to: shorten each to at most so many rows, as training would: grids and videos by their own rule.
+        dtype: of the rows: the files' own, or one of two bytes. float16 keeps 11 significant bits of values up to
+            65504, bfloat16 8 of any size.
         progress: wraps what is iterated over, to show how far it is.
 
     Raises:
         DataError: naming the first file that cannot be used.
     """
     store = folder_store(folder)
-    shorten = pool_grid if isinstance(store, ImageFolderStore) else pool_time
-    keys, dim = store.keys(), store.dim
-
-    def arrays() -> Iterator[np.ndarray]:
-        for key in keys:
-            x = store.read(key)
-            if x.shape[1] != dim:
-                raise DataError(store.file(key), f"features have size {x.shape[1]}, the others {dim}", key)
-            yield x if pool_to is None else shorten(x, pool_to)
-
+    keys = store.keys()
+    lengths, dim, found = _headers(store, progress(keys, len(keys)))
+    if dtype == "keep" and len(found) > 1:
+        raise DataError(folder, f"has features of {' and of '.join(found)}", remedy="Give pack a --dtype.")
+    rows_as = found[0] if dtype == "keep" else dtype
+    ends = np.cumsum(np.minimum(lengths, pool_to or max(lengths)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = out.with_name(f".{out.name}.tmp")  # always the same: what a killed run left there is overwritten
     try:
-        ends: list[int] = []
-        checksum, dtype = 0, store.read(keys[0]).dtype
-        with temporary.with_suffix(".rows").open("wb") as rows:
-            for x in progress(arrays(), len(keys)):
-                data = np.ascontiguousarray(x, dtype=np.result_type(dtype, x.dtype))
-                if data.dtype != dtype:
-                    raise DataError(folder, f"has features of {dtype} and of {x.dtype}", remedy="Extract them alike.")
-                ends.append((ends[-1] if ends else 0) + len(data))
-                checksum = zlib.crc32(data.data, checksum)
-                data.tofile(rows)
-        _join(temporary, temporary.with_suffix(".rows"), keys, ends, (ends[-1], dim), dtype, checksum, pool_to)
+        with h5py.File(temporary, "w") as h5:
+            h5["keys"], h5["ends"] = _json(keys), ends
+            rows = h5.create_dataset("rows", (ends[-1], dim), np.uint16 if rows_as == "bfloat16" else rows_as)
+            checksum = _write(rows, store, progress(zip(keys, ends, strict=True), len(keys)), pool_to)
+            facts = {"format": FORMAT, "crc32": checksum, "crc32_index": _index_checksum(keys, ends)}
+            facts |= {"pooled_to": pool_to, "dtype": rows_as, "packed_from": " ".join(found)}
+            h5["facts"] = _json(facts)
         temporary.replace(out)
+    except OSError as error:
+        raise DataError(out, f"cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
-        temporary.with_suffix(".rows").unlink(missing_ok=True)
     return len(keys)
 
 
-def _join(
-    file: Path,
-    rows: Path,
-    keys: list[str],
-    ends: list[int],
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
-    checksum: int,
-    pool_to: int | None,
-) -> None:
-    with h5py.File(file, "w") as h5:
-        h5["keys"], h5["ends"] = np.array(keys, dtype=h5py.string_dtype()), np.array(ends, dtype=np.int64)
-        h5.attrs.update({"format": FORMAT, "crc32": checksum, "pooled_to": pool_to or 0})
-        written, source = h5.create_dataset("rows", shape, dtype), np.memmap(rows, dtype, "r", shape=shape)
-        step = max(1, 2**26 // (shape[1] * dtype.itemsize))
-        for start in range(0, shape[0], step):
-            written[start : start + step] = source[start : start + step]
+def _json(value: object) -> NDArray[np.uint8]:
+    """As bytes: libhdf5 can go in circles for ever when it reads strings of a damaged file."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _index_checksum(keys: Iterable[str], ends: NDArray[np.int64]) -> int:
+    return zlib.crc32(np.ascontiguousarray(ends, dtype=np.int64).data, zlib.crc32("\0".join(keys).encode()))
+
+
+def _headers(store: FolderStore, keys: Iterable[str]) -> tuple[list[int], int, list[str]]:
+    """Rows of each key, F of all of them, and the dtypes there are."""
+    lengths, dim, dtypes = [], store.dim, set()
+    for key in keys:
+        (length, size), dtype = store.header(key)
+        if size != dim:
+            raise DataError(store.file(key), f"features have size {size}, the others {dim}", key)
+        lengths.append(length)
+        dtypes.add(str(dtype))
+    return lengths, dim, sorted(dtypes)
+
+
+def _write(rows: h5py.Dataset, store: FolderStore, places: Iterable[tuple[str, int]], pool_to: int | None) -> int:
+    """Write the features of each key up to where it ends; returns their checksum."""
+    shorten = pool_grid if isinstance(store, ImageFolderStore) else pool_time
+    start = checksum = 0
+    for key, end in places:
+        x = store.read(key)
+        try:
+            x = x if pool_to is None else shorten(x, pool_to)
+        except ValueError as error:
+            raise DataError(store.file(key), str(error), key) from None
+        x = _as_stored(x, rows.dtype, store.file(key), key)
+        if x.shape != (end - start, rows.shape[1]):
+            raise DataError(store.file(key), "has changed while the folder was packed", key, "Pack it again.")
+        rows[start:end] = x
+        checksum, start = zlib.crc32(x.data, checksum), end
+    return checksum
+
+
+def _as_stored(x: np.ndarray, dtype: np.dtype[Any], file: Path, key: str) -> np.ndarray:
+    if dtype == np.uint16:
+        bits = to_bfloat16(np.ascontiguousarray(x))
+        finite, x = np.isfinite(from_bfloat16(bits)).all(), bits
+    else:
+        with np.errstate(over="ignore"):
+            x = np.ascontiguousarray(x, dtype)
+        finite = np.isfinite(x).all()
+    if not finite:
+        raise DataError(file, "has values too large for this dtype", key, "Pack with --dtype keep.")
+    return x
 
 
 def verify(file: Path) -> int:
@@ -177,34 +253,37 @@ def verify(file: Path) -> int:
     Raises:
         DataError: if they differ.
     """
-    keys, _, rows = PackedStore(file)._open()
-    checksum, step = 0, max(1, 2**26 // (rows.shape[1] * rows.dtype.itemsize))
+    index = PackedStore(file).index
+    rows, checksum = index.rows, 0
+    step = max(1, BLOCK // (rows.shape[1] * rows.dtype.itemsize))
     for start in range(0, len(rows), step):
         checksum = zlib.crc32(np.ascontiguousarray(rows[start : start + step]).data, checksum)
-    with h5py.File(file, "r") as h5:
-        if checksum != h5.attrs["crc32"]:
-            raise DataError(file, "its rows are not those that were packed (checksum)", remedy=REMEDY)
-    return len(keys)
+    if checksum != index.facts.get("crc32"):
+        raise DataError(file, "its rows are not those that were packed (checksum)", remedy=REMEDY)
+    return len(index.keys)
 
 
 def unpack(file: Path, folder: Path, videos: bool, progress: Progress = lambda items, total: items) -> int:
     """Write the features of a packed file as one file per key again, bit-equal; returns their number.
 
     Args:
-        file: packed without pooling.
+        file: packed without pooling and with the features' own dtype.
         folder: to write to.
         videos: npz per video instead of HDF5 per image.
         progress: see :func:`pack`.
 
     Raises:
-        DataError: if it was pooled when it was packed.
+        DataError: if it was pooled or converted when it was packed.
     """
     store = PackedStore(file)
-    with h5py.File(file, "r") as h5:
-        if h5.attrs["pooled_to"]:
-            raise DataError(file, f"was pooled to {h5.attrs['pooled_to']} rows; the original rows are not in it")
+    keys, facts = store.keys(), store.index.facts
+    if facts["pooled_to"]:
+        raise DataError(file, f"was pooled to {facts['pooled_to']} rows; the original rows are not in it")
+    if facts["dtype"] != facts["packed_from"]:
+        what = f"was packed as {facts['dtype']} from {facts['packed_from']}; the original values are not in it"
+        raise DataError(file, what)
     folder.mkdir(parents=True, exist_ok=True)
-    for key in progress(store.keys(), len(store.keys())):
+    for key in progress(keys, len(keys)):
         target = (VideoFolderStore if videos else ImageFolderStore)(folder).file(key)
         temporary = target.with_name(f".{target.name}.tmp")
         if videos:
@@ -214,4 +293,4 @@ def unpack(file: Path, folder: Path, videos: bool, progress: Progress = lambda i
             with h5py.File(temporary, "w") as h5:
                 h5[f"{key}/features"] = store.read(key)
         temporary.replace(target)
-    return len(store.keys())
+    return len(keys)

@@ -3,12 +3,14 @@
 from vl_peft.metrics.accuracy import ExactMatch, NLVR2Accuracy
 from vl_peft.metrics.base import Record, SentenceMetric
 from vl_peft.metrics.caption import CaptionMetrics
+from vl_peft.metrics.gqa import GQAAccuracy
 from vl_peft.metrics.tokenizer import ptb_tokenize
 from vl_peft.metrics.vqa import VQAAccuracy, normalise_answer, soft_scores
 
 __all__ = [
     "CaptionMetrics",
     "ExactMatch",
+    "GQAAccuracy",
     "NLVR2Accuracy",
     "Record",
     "SentenceMetric",

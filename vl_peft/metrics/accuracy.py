@@ -51,7 +51,9 @@ class NLVR2Accuracy(SentenceMetric):
     """NLVR2: share of right verdicts, and of sentences judged right with all their image pairs (consistency).
 
     The id is the official identifier ``split-set-pair-sentence``; examples that differ in ``pair`` alone form a group.
-    ``true`` and ``false`` are compared in lower case, as the official script does.
+    ``true`` and ``false`` are compared in lower case, as the official script does. Most image pairs are asked about
+    twice, with one sentence that is true of it and one that is not (``balanced``) or with two of one kind
+    (``unbalanced``): the accuracies over either, which are the official subsets where the whole split is scored.
 
     >>> metric = NLVR2Accuracy()
     >>> metric.update(["dev-1-0-0", "dev-1-1-0", "dev-2-0-0"], ["true", "true", "false"],
@@ -63,19 +65,27 @@ class NLVR2Accuracy(SentenceMetric):
     headline = "accuracy"
 
     def score(self, records: Mapping[str, Record]) -> dict[str, float]:
-        """``accuracy`` and ``consistency``.
+        """``accuracy`` and ``consistency``, and the accuracies of the subsets, where there are such pairs.
 
         Raises:
             UserError: an id does not have the four parts of an NLVR2 identifier.
         """
         groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        pairs: dict[tuple[str, ...], list[tuple[str, float]]] = defaultdict(list)
         for key, record in records.items():
             parts = key.split("-")
             if len(parts) != 4:
                 raise UserError(f"NLVR2 identifier {key!r} is not of the form split-set-pair-sentence.")
-            correct = record.prediction.lower() == str(record.references[0]).lower()
-            groups[parts[0], parts[1], parts[3]].append(float(correct))
-        return {
+            label = str(record.references[0]).lower()
+            correct = float(record.prediction.lower() == label)
+            groups[parts[0], parts[1], parts[3]].append(correct)
+            pairs[parts[0], parts[1], parts[2]].append((label, correct))
+        scores = {
             "accuracy": percent(correct for group in groups.values() for correct in group),
             "consistency": percent(min(group) for group in groups.values()),
         }
+        for name, kinds in (("balanced", 2), ("unbalanced", 1)):
+            subset = [pair for pair in pairs.values() if len(pair) > 1 and len({label for label, _ in pair}) == kinds]
+            if subset:
+                scores[f"accuracy/{name}"] = percent(correct for pair in subset for _, correct in pair)
+        return scores

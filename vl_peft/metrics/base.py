@@ -27,10 +27,13 @@ class SentenceMetric(Metric):
     once, and the last prediction stands; between ranks, that of the highest rank. ``compute()`` therefore returns the
     same number on every rank as one process does. Ranks without any example are fine.
 
-    Subclasses define ``score`` and ``headline``.
+    Subclasses define ``score`` and ``headline``, and may define ``extra``.
 
     Attributes:
         headline: the key, in what ``compute`` returns, of the number the benchmark is known by.
+        thorough: ``compute`` also gives the scores that are slow or need other programs (``extra``). Off at first;
+            ``VLModule`` turns it on in evaluations outside of training.
+        notes: what a reader of the last computed scores has to know, such as a score that is missing.
     """
 
     headline: ClassVar[str]
@@ -42,6 +45,8 @@ class SentenceMetric(Metric):
         super().__init__(**kwargs)
         self._records: dict[str, Record] = {}
         self._scored: dict[str, Record] = {}
+        self.thorough = False
+        self.notes: tuple[str, ...] = ()
 
     def update(
         self,
@@ -76,7 +81,23 @@ class SentenceMetric(Metric):
                 f"{type(self).__name__}: example {unlabelled[0]!r} and {len(unlabelled) - 1} others have no references,"
                 f" the other {len(self._scored) - len(unlabelled)} have."
             )
-        return self.score(self._scored)
+        self.notes = ()
+        scores = self.score(self._scored)
+        return scores | self._extra_for_all() if self.thorough else scores
+
+    def _extra_for_all(self) -> dict[str, float]:
+        """``extra`` as rank zero computes it, with its notes: so all ranks have the same scores."""
+        group = self.process_group if self._is_synced else None
+        rank = dist.get_rank(group) if self._is_synced else 0
+        found: list[Any] = [self.extra(self._scored), self.notes] if rank == 0 else [None, None]
+        if self._is_synced:
+            dist.broadcast_object_list(found, group=group, group_src=0)
+        self.notes = found[1]
+        return dict(found[0])
+
+    def extra(self, records: Mapping[str, Record]) -> dict[str, float]:
+        """Further scores in percent, for ``thorough``; runs on rank zero only, adds to ``notes`` what it left out."""
+        return {}
 
     @abstractmethod
     def score(self, records: Mapping[str, Record]) -> dict[str, float]:
@@ -90,7 +111,7 @@ class SentenceMetric(Metric):
     def reset(self) -> None:
         """Forget all predictions."""
         super().reset()
-        self._records, self._scored = {}, {}
+        self._records, self._scored, self.notes = {}, {}, ()
 
     # The next two are torchmetrics' own hooks, called by sync(), unsync() and forward(): what has to be put back
     # after a synchronised compute, and how to synchronise. Its states are tensors; texts travel as objects.

@@ -82,8 +82,11 @@ def soft_scores(answers: Sequence[str]) -> dict[str, float]:
 class VQAAccuracy(SentenceMetric):
     """Mean over questions of the accuracy averaged over nine of the ten people: min(1, number who agree / 3).
 
-    References are the ten official answers (dicts with ``answer`` and ``answer_id``) or ten strings. ``meta`` may have
-    ``answer_type`` and ``question_type`` for the partial scores. Numbers are not rounded; the server rounds to 0.01.
+    References are the ten official answers (dicts with ``answer``, ``answer_id``) or ten strings. Where these are not
+    known, the only reference may be a dict of soft scores by answer, ``{"net": 1.0, "mesh": 0.3}``: then a prediction
+    has the score of the answer it is equal to, letter by letter, or 0. ``meta`` may have ``answer_type``,
+    ``question_type`` and ``is_topk_optimal`` (whether the best answer is in the vocabulary) for the partial scores.
+    Numbers are not rounded; the server rounds to 0.01.
 
     Args:
         variant: ``"official"`` is today's evaluation server: prediction and answers are normalised, unless all ten
@@ -106,7 +109,7 @@ class VQAAccuracy(SentenceMetric):
         self.variant = variant
 
     def score(self, records: Mapping[str, Record]) -> dict[str, float]:
-        """``accuracy``, ``accuracy/<answer type>`` and ``question_type/<question type>``."""
+        """``accuracy``, ``accuracy/<answer type>``, ``accuracy/topk_[not_]optimal``, ``question_type/<type>``."""
         groups: dict[str, list[float]] = defaultdict(list)
         for record in records.values():
             accuracy = self.question_accuracy(record.prediction, record.references)
@@ -114,10 +117,14 @@ class VQAAccuracy(SentenceMetric):
             for key, prefix in (("answer_type", "accuracy"), ("question_type", "question_type")):
                 if key in record.meta:
                     groups[f"{prefix}/{record.meta[key]}"].append(accuracy)
+            if "is_topk_optimal" in record.meta:
+                groups[f"accuracy/topk_{'' if record.meta['is_topk_optimal'] else 'not_'}optimal"].append(accuracy)
         return {name: percent(groups[name]) for name in sorted(groups)}
 
     def question_accuracy(self, prediction: str, references: Sequence[str | Mapping[str, Any]]) -> float:
         """The accuracy in [0, 1] of one prediction."""
+        if len(references) == 1 and _is_soft(references[0]):
+            return float(references[0].get(prediction, 0.0))  # type: ignore[union-attr]
         people: list[dict[str, Any]] = [
             {"answer": given, "answer_id": i} if isinstance(given, str) else dict(given)
             for i, given in enumerate(references)
@@ -139,3 +146,8 @@ class VQAAccuracy(SentenceMetric):
         if len(set(answers)) == 1:
             return _strip(prediction), answers
         return normalise_answer(prediction), [normalise_answer(answer) for answer in answers]
+
+
+def _is_soft(reference: str | Mapping[str, Any]) -> bool:
+    """Whether a reference is a dict of scores; an official answer is one of texts."""
+    return not isinstance(reference, str) and all(isinstance(score, int | float) for score in reference.values())

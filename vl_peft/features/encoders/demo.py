@@ -1,60 +1,24 @@
-"""Vision encoders that make the features: a grid per image, one vector per video frame.
+"""``DemoEncoder``: a vision encoder that is small enough to ship with the package.
 
-``DemoEncoder`` is small enough to ship with the package. It is pretrained on pictures and captions of the embedded
-corpus (``experiments/demo/pretrain_encoder.py``) and has the form of CLIP's ResNets (Radford et al. 2021, section 2.4):
-convolutions to a 7x7 grid, then attention pooling.
+It is pretrained on pictures and captions of the embedded corpus (``experiments/demo/pretrain_encoder.py``) and has the
+form of CLIP's ResNets (Radford et al. 2021, section 2.4): convolutions to a 7x7 grid, then attention pooling.
 """
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vl_peft.errors import ConfigError, DataError
+from vl_peft.errors import DataError
+from vl_peft.features.encoders.base import VisionEncoder
 
-PACKAGED = Path(__file__).parent / "demo"
-
-
-class VisionEncoder(ABC, nn.Module):
-    """Images to features. Shape letters: B images, S their size in pixels, n grid cells, F feature size.
-
-    Attributes:
-        name: how folders of its features are called.
-        dim: F.
-    """
-
-    name: str
-    dim: int
-
-    @abstractmethod
-    def prepare_image(self, image: Image.Image) -> Tensor:
-        """An image of any size and mode as uint8 RGB ``[3, S, S]``."""
-
-    @abstractmethod
-    def prepare_frame(self, frame: np.ndarray) -> Tensor:
-        """A video frame, uint8 ``[H, W, 3]``, as uint8 RGB ``[3, S, S]``."""
-
-    @abstractmethod
-    def grid(self, images: Tensor) -> Tensor:
-        """Prepared images uint8 ``[B, 3, S, S]`` to float ``[B, n, F]``, row by row."""
-
-    @abstractmethod
-    def pooled(self, images: Tensor) -> Tensor:
-        """Prepared images uint8 ``[B, 3, S, S]`` to one vector each, float ``[B, F]``."""
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+PACKAGED = Path(__file__).parents[1] / "demo"
 
 
 class Block(nn.Module):
@@ -121,7 +85,7 @@ class DemoEncoder(VisionEncoder):
     ) -> None:
         super().__init__()
         self.config = {"widths": list(widths), "blocks": blocks, "queries": queries, "heads": heads}
-        self.dim = widths[-1]
+        self.dim = self.pooled_dim = widths[-1]
         # Stride 4 at once: half of the time would go into maps of 56x56, which small patches of colour do not need.
         shapes = [(8, 4, 2), *((3, 2, 1) for _ in widths[1:])]
         steps = [
@@ -130,19 +94,6 @@ class DemoEncoder(VisionEncoder):
         ]
         self.trunk = nn.Sequential(*steps, *(Block(self.dim) for _ in range(blocks)))
         self.pool = AttentionPool((self.size >> len(widths) + 1) ** 2, self.dim, queries, heads)
-
-    def prepare_image(self, image: Image.Image) -> Tensor:
-        """Squashed to 112x112 with bicubic interpolation; the aspect ratio is not kept."""
-        return _to_tensor(image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC))
-
-    def prepare_frame(self, frame: np.ndarray) -> Tensor:
-        """Shorter side to 112 with bicubic interpolation, then the centre 112x112."""
-        image = Image.fromarray(frame)
-        scale = self.size / min(image.size)
-        width, height = (max(int(side * scale), self.size) for side in image.size)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return _to_tensor(image.crop((left, top, left + self.size, top + self.size)))
 
     def grid(self, images: Tensor) -> Tensor:
         """The last convolution's map: uint8 ``[B, 3, 112, 112]`` to float ``[B, 49, 128]``, not negative."""
@@ -182,13 +133,3 @@ class DemoEncoder(VisionEncoder):
         card.write_text(json.dumps({"name": self.name, "dim": self.dim, "config": self.config, **facts}, indent=1))
         weights.replace(folder / "encoder.safetensors")
         card.replace(folder / "encoder.json")
-
-
-ENCODERS: dict[str, Callable[[], VisionEncoder]] = {"demo": DemoEncoder.from_pretrained}
-
-
-def load_encoder(name: str) -> VisionEncoder:
-    """The pretrained encoder of that name, in evaluation mode; raises ConfigError for an unknown one."""
-    if name not in ENCODERS:
-        raise ConfigError(f"unknown vision encoder {name!r}; known are: {', '.join(ENCODERS)}")
-    return ENCODERS[name]()
