@@ -69,7 +69,7 @@ class TaskData(LightningDataModule, ABC):
         cache_gb: keep features (or pictures) in memory up to this size, per process and benchmark.
         missing_features: ``"fail"``, or ``"skip"`` the examples whose images or videos have none, and say how many.
         unreadable_features: features that are there but damaged or not finite end the run (``"fail"``), or zeros take
-            their place (``"zeros"``) and each such key is named once.
+            their place (``"zeros"``) and each such key is named once. (Images and videos read by ``raw``: ``"fail"``.)
         malformed: a record that cannot be used (not JSON, a field missing or of a wrong type, no annotation, no
             captions) ends the run (``"fail"``), or is left out and counted (``"skip"``).
         ablate_visual: replace all visual features by zeros, to see how much of a score comes from the text alone.

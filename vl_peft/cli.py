@@ -22,6 +22,7 @@ from datamodules.loading import TaskData
 from vl_peft.callbacks import Submissions
 from vl_peft.errors import ConfigError, UserError
 from vl_peft.module import VLModule
+from vl_peft.options import adapters_parser, data_parser
 from vl_peft.runs import NEWEST, continue_newest, newest_checkpoint
 from vl_peft.sampling import worker_death
 
@@ -43,8 +44,6 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
 fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
 
-ENCODER_HELP = """demo (the default); a model of open_clip such as RN50, RN101, RN50x4 or ViT-B/32; or, with a slash,
-a hub name or folder of a CLIP or SigLIP for transformers: openai/clip-vit-base-patch32, ./my_clip"""
 
 # Without these an unknown option would print all two hundred known ones; --help still does.
 USAGE_OF = "vl-peft {} --config FILE [options]"
@@ -172,59 +171,15 @@ def params(args: list[str]) -> None:
 
 def data(args: list[str]) -> int | None:
     """``data demo | check | extract | pack | verify | unpack | score``."""
-    from vl_peft.check_table import add_options, fit_options, run_check
-
-    parser = argparse.ArgumentParser(prog="vl-peft data")
-    tools = parser.add_subparsers(dest="tool", required=True)
-    demo = tools.add_parser("demo", help="write the embedded demo corpus and extract its features")
-    demo.add_argument("--root", type=Path, default=Path("data/demo"), help="folder to write to (data/demo)")
-    demo.add_argument("--parts", nargs="+", choices=["image", "video", "pretrain"], default=["image", "video"])
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--scale", type=float, default=1.0, help="multiplies the number of examples (1.0)")
-    demo.add_argument("--no-features", action="store_true", help="write annotations and media files only")
-    check = tools.add_parser("check", help="see whether the benchmarks' data is complete and fit to train on")
-    add_options(check)
-    extract = tools.add_parser("extract", help="features of a folder of images or videos")
-    extract.add_argument("source", type=Path, help="folder with image or video files, searched recursively")
-    extract.add_argument("out", type=Path, help="folder for the feature files")
-    extract.add_argument("--kind", choices=["images", "videos"], required=True)
-    extract.add_argument("--encoder", default="demo", help=ENCODER_HELP)
-    extract.add_argument("--weights", help="of an open_clip model: a tag or a checkpoint file (openai)")
-    extract.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    extract.add_argument(
-        "--batch-size", type=int, default=64, help="images or frames through the encoder at a time (64)"
-    )
-    precisions = ["float32", "float16", "bfloat16"]
-    extract.add_argument("--precision", choices=precisions, help="to calculate in (float16 on CUDA, float32 elsewhere)")
-    extract.add_argument("--accept-truncated", action="store_true", help="images that end early: take what is there")
-    pack = tools.add_parser("pack", help="all features of a folder in one file that is read by row")
-    pack.add_argument("source", metavar="folder", type=Path, help="feature folder, such as .../data_clip_RN101_att")
-    pack.add_argument("out", type=Path, nargs="?", help="packed file (FOLDER.packed.h5, where training finds it)")
-    pack.add_argument("--pool", type=int, default=None, help="rows to shorten each to, as training does: 36 or 64")
-    pack.add_argument("--dtype", choices=["keep", "float16", "bfloat16"], default="keep", help="of the rows (keep)")
-    verify = tools.add_parser("verify", help="compare a packed file with its checksum")
-    verify.add_argument("source", metavar="file", type=Path)
-    unpack = tools.add_parser("unpack", help="a packed file as one file per image or video again, bit-equal")
-    unpack.add_argument("source", metavar="file", type=Path)
-    unpack.add_argument("out", type=Path)
-    unpack.add_argument("--kind", choices=["images", "videos"], required=True)
-    usage = "vl-peft data score PREDICTIONS --benchmark tvc (--references FILE | --root DIR --split val) [options]"
-    more = "Any option of the benchmark may follow, such as --accuracy published or --split_by official for vqa."
-    score = tools.add_parser("score", help="official scores of a file of predictions", usage=usage, epilog=more)
-    score.add_argument("predictions", type=Path, help="in the benchmark's submission format, or of a run")
-    score.add_argument("--benchmark", required=True, help="vqa, gqa, nlvr, caption, tvqa, how2qa, tvc or yc2c")
-    score.add_argument("--references", type=Path, help="an annotation file; without, the split below --root")
-    score.add_argument("--split", choices=["train", "val", "test"], default="val")
-    score.add_argument("--partial", action="store_true", help="score only the ids that both files have")
-    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    for tool in (demo, check, extract):
-        tool.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser = data_parser()
     options, rest = parser.parse_known_args(args, argparse.Namespace())
     options.rest = rest
-    if options.rest and options.tool not in ("check", "score"):
-        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+    if rest and options.tool not in ("check", "score"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.tool == "check":
-        cli = _lightning([*fit_options(options), *options.rest], PlanCLI, run=False, name="data check")
+        from vl_peft.check_table import fit_options, run_check
+
+        cli = _lightning([*fit_options(options), *rest], PlanCLI, run=False, name="data check")
         return run_check(cli.datamodule, options)
     from vl_peft import tools as run
 
@@ -234,25 +189,7 @@ def data(args: list[str]) -> int | None:
 
 def adapters(args: list[str]) -> None:
     """``adapters export | inspect | add | merge | import``."""
-    parser = argparse.ArgumentParser(prog="vl-peft adapters")
-    actions = parser.add_subparsers(dest="action", required=True)
-    export = actions.add_parser("export", help="write what a run trained to a folder of a few MB")
-    export.add_argument("source", metavar="run", type=Path, help="folder of a finished run")
-    export.add_argument("--ckpt", type=Path, default=None, help="another checkpoint than the last one")
-    inspect = actions.add_parser("inspect", help="print what a folder holds")
-    inspect.add_argument("source", metavar="folder", type=Path)
-    add = actions.add_parser("add", help="add a task whose parts begin as another task's")
-    add.add_argument("source", metavar="folder", type=Path)
-    add.add_argument("--task", required=True)
-    add.add_argument("--like", required=True, help="task to begin as")
-    merge = actions.add_parser("merge", help="write a backbone with the (shared LoRA) weights added to its own")
-    merge.add_argument("source", metavar="folder", type=Path)
-    published = actions.add_parser("import", help="read a checkpoint of the published code")
-    published.add_argument("source", metavar="checkpoint", type=Path)
-    published.add_argument("--backbone", required=True, help="folder or hub name of the plain backbone")
-    for action in (export, add, merge, published):
-        action.add_argument("out", type=Path, help="folder to write")
-    options = parser.parse_args(args)
+    options = adapters_parser().parse_args(args)
     from vl_peft import tools as run
 
     run.ADAPTERS[options.action](options)
