@@ -41,6 +41,14 @@ class Ask(Callback):
             os.kill(os.getpid(), self.number)
 
 
+class Late(TensorBoardLogger):
+    """Sends this process SIGTERM while it leaves, as SLURM does when a job is queued again."""
+
+    def finalize(self, status: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().finalize(status)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_it_ends_its_step_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> None:
     before = signal.getsignal(number)
@@ -48,7 +56,7 @@ def test_it_ends_its_step_saves_and_leaves(number: signal.Signals, tmp_path: Pat
         max_epochs=1,
         limit_val_batches=0,
         accelerator="cpu",
-        logger=TensorBoardLogger(tmp_path, "run"),
+        logger=Late(tmp_path, "run"),
         log_every_n_steps=1,
         callbacks=[LastCheckpoint(), Ask(number)],
         plugins=[SafeCheckpointIO()],
@@ -59,6 +67,7 @@ def test_it_ends_its_step_saves_and_leaves(number: signal.Signals, tmp_path: Pat
         trainer.fit(Model())
     run = tmp_path / "run" / "version_0"
     assert left.value.code == 75 and signal.getsignal(number) == before
+    assert not trainer.received_sigterm, "Lightning would have broadcast it to processes that are gone"
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 4
     logged = EventAccumulator(str(run)).Reload().Scalars("loss")
     assert sorted({event.step for event in logged}) == [0, 1, 2, 3], "the loss of the saved step is logged too"

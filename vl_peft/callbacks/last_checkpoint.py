@@ -128,8 +128,9 @@ class LastCheckpoint(Checkpoint):
             raise DataError(self.file(trainer), io.problem, remedy="Make room and go on with --ckpt_path auto.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
-        self._restore()
+        """Stop listening, unless it is the way out: SLURM's SIGTERM comes now, and Lightning would answer it."""
+        if not isinstance(exception, Preempted):
+            self._restore()
 
     def _agreed(self, trainer: Trainer, last: bool) -> bool:
         if trainer.world_size == 1:
