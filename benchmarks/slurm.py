@@ -112,7 +112,18 @@ def submit(folder: Path, root: Path, *options: str) -> Job:
     return Job(folder, number)
 
 
-def ride(root: Path, folder: Path, way: Way, minutes: float) -> Job:
+@dataclass(frozen=True)
+class End:
+    """What has become of a job; SLURM forgets it after some minutes."""
+
+    state: str
+    restarts: int
+    resumed: int
+    saved: list[str]
+    outcome: dict[str, Any]
+
+
+def ride(root: Path, folder: Path, way: Way, minutes: float) -> End:
     """A job from its submission to its end, preempted a while after its first checkpoint."""
     job = submit(folder, root, *way.options)
     while way.command and not job.saved():
@@ -121,29 +132,29 @@ def ride(root: Path, folder: Path, way: Way, minutes: float) -> Job:
         time.sleep(2)
         call(*way.command, job.number)
     job.wait(minutes)
-    return job
+    time.sleep(10)  # a job that comes back by mistake does so at once
+    state, said = job.shown("JobState"), job.said
+    signals = [line.split(":")[0] for line in said.splitlines() if "the checkpoint is written" in line]
+    ended = outcome(folder, job.run) if state == "COMPLETED" else {}
+    return End(state, int(job.shown("Restarts")), said.count("Going on from"), signals, ended)
 
 
-def faults(way: Way, job: Job, expected: dict[str, Any]) -> list[str]:
+def faults(way: Way, end: End, expected: End) -> list[str]:
     """What is not as it should be; prints how it went."""
-    state, restarts, resumed = job.shown("JobState"), int(job.shown("Restarts")), job.said.count("Going on from")
-    found = [] if state == way.state else [f"{state}, not {way.state}"]
-    if restarts not in way.restarts or resumed != restarts:
-        found.append(f"{restarts} restarts, {resumed} times resumed")
-    if state == "COMPLETED":
-        found += differences(expected, outcome(job.folder, job.run))
-    leaves = [line.split(":")[0] for line in job.said.splitlines() if "the checkpoint is written" in line]
-    print(f"{way.name}: {state}, saved on {leaves or 'no signal'}, queued again {restarts} times: "
-          f"{found[:3] if found else 'as it should be'}", flush=True)  # fmt: skip
+    found = [] if end.state == way.state else [f"{end.state}, not {way.state}"]
+    if end.restarts not in way.restarts or end.resumed != end.restarts:
+        found.append(f"{end.restarts} restarts, {end.resumed} times resumed")
+    found += differences(expected.outcome, end.outcome) if end.outcome else []
+    verdict = found[:3] or ("equal" if end.outcome else "as it should be")
+    print(f"{way.name}: {end.state}, saved on {end.saved or 'no signal'}, queued again {end.restarts} times: {verdict}")
     return found
 
 
 def compare(root: Path, folder: Path, minutes: float) -> bool:
     """All jobs; they wait for each other in the queue, and for SLURM, which starts one again after two minutes."""
     with ThreadPoolExecutor() as pool:
-        jobs = list(pool.map(lambda way: ride(root, folder, way, minutes), WAYS))
-    expected = outcome(folder, jobs[0].run)
-    bad = [faults(way, job, expected) for way, job in zip(WAYS, jobs, strict=True)]
+        ends = list(pool.map(lambda way: ride(root, folder, way, minutes), WAYS))
+    bad = [faults(way, end, ends[0]) for way, end in zip(WAYS, ends, strict=True)]
     strays = [*Path.cwd().glob("hpc_ckpt_*"), *folder.rglob("hpc_ckpt_*")]
     print(f"checkpoints that Lightning wrote on signals of its own accord: {len(strays)}")
     return any(bad) or bool(strays)

@@ -78,19 +78,16 @@ class Training:
 
     def start(self, host: int) -> None:
         """Run torchrun on a host; the first host is where the hosts meet."""
-        torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nnodes=2", "--nproc-per-node=1"]
-        torchrun += ["--max-restarts=3", f"--rdzv-endpoint={ADDRESSES[0]}:29400", "--rdzv-backend=c10d"]
-        # A host knows itself by its name, which both have from the machine: hence the two options that follow.
-        torchrun += [
-            f"--rdzv-conf=is_host={int(not host)}",
-            f"--local-addr={ADDRESSES[host]}",
-            "-m",
-            "vl_peft.cli",
-            "fit",
-        ]
-        environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": HOSTS[host]}
+        torchrun = {"NNODES": 2, "NPROC_PER_NODE": 1, "MAX_RESTARTS": 3, "RDZV_BACKEND": "c10d"}
+        torchrun |= {"RDZV_ENDPOINT": f"{ADDRESSES[0]}:29400"}
+        # A host knows itself by its name, which both have from the machine: hence these two.
+        torchrun |= {"RDZV_CONF": f"is_host={int(not host)}", "LOCAL_ADDR": ADDRESSES[host]}
+        environment = {f"PET_{option}": str(value) for option, value in torchrun.items()}  # as Kubernetes operators do
+        environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": HOSTS[host]}
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # with it a new torchrun waits in vain: docs/cluster.md
+        program = [str(Path(sys.executable).parent / "torchrun"), "-m", "vl_peft.cli", "fit"]
         with (self.folder / f"host{host}.txt").open("ab") as log:
-            command = ["ip", "netns", "exec", HOSTS[host], *torchrun, *self.arguments]
+            command = ["ip", "netns", "exec", HOSTS[host], *program, *self.arguments]
             agent = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
         self.agents[host:] = [agent, *self.agents[host + 1 :]]
 
