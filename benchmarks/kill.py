@@ -10,7 +10,6 @@ Prints where the kills fell, and exits with 1 if anything differs.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -28,30 +27,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from outcome import configuration, differences, outcome
 
 from vl_peft import checkpoint_io
 from vl_peft.cli import main
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FORK = multiprocessing.get_context("fork")  # libraries are imported once, not in every run
-TASKS = "tvqa", "tvc"
-
-
-def configuration(folder: Path) -> list[str]:
-    """Two tasks with adapters of their own, dropout and temperature; two epochs with validation."""
-    file = folder / "kill.json"
-    benchmarks = {
-        "tvqa": {"class_path": "datamodules.TVQA", "init_args": {"batch_size": 4, "eval_batch_size": 32}},
-        "tvc": {"class_path": "datamodules.TVC", "init_args": {"batch_size": 4, "eval_batch_size": 32}},
-    }
-    data = {"class_path": "datamodules.MultiTask", "init_args": {"benchmarks": benchmarks, "temperature": 2.0}}
-    last = {"class_path": "vl_peft.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 3}}
-    callbacks = [{"class_path": "vl_peft.callbacks.Results"}, last, {"class_path": "kill.Trace"}]
-    trainer = {"callbacks": callbacks, "enable_progress_bar": False, "log_every_n_steps": 1, "limit_val_batches": 1}
-    file.write_text(json.dumps({"data": data, "trainer": trainer}))
-    configs = [EXPERIMENTS / f"{name}.yaml" for name in ("base", "video/base", "video/multiple_adapters", "demo/video")]
-    return ["fit", *(part for config in (*configs, file) for part in ("--config", str(config)))]
 
 
 class Trace(Callback):
@@ -145,43 +126,12 @@ def finish(processes: list[BaseProcess], folder: Path) -> None:
         sys.exit(f"a run failed:\n{(folder / 'log0.txt').read_text()[-3000:]}")
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that has to be equal."""
-    (run,) = folder.glob("runs/experiment/version_*")
-    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    losses = {
-        f"{tag} {event.step}": event.value  # of a step that was done twice the last counts
-        for tag in events.Tags()["scalars"]
-        if tag.startswith(("train/loss", "train/grad_norm", "val/"))
-        for event in events.Scalars(tag)
-    }
-    results = json.loads((run / "results.json").read_text())
-    names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
-    kept = {name: checkpoint[name] for name in names}
-    kept |= {"losses": losses, "scores": results["scores"], "history": results["history"]}
-    return kept | {task: (run / f"predictions/val_{task}.jsonl").read_text() for task in TASKS}
-
-
-def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two outcomes differ."""
-    if isinstance(one, torch.Tensor):
-        return [] if torch.equal(one, other) else [path]
-    if isinstance(one, dict):
-        if one.keys() != other.keys():
-            return [f"{path}: {sorted(map(str, one.keys() ^ other.keys()))[:3]}"]
-        return [place for key in one for place in differences(one[key], other[key], f"{path}/{key}")]
-    if isinstance(one, (list, tuple)) and len(one) == len(other):
-        return [p for i, pair in enumerate(zip(one, other, strict=True)) for p in differences(*pair, f"{path}/{i}")]
-    return [] if one == other else [path]
-
-
 def benchmark(root: Path, runs: int, seed: int, folder: Path) -> int:
     """All runs; returns how many ended otherwise than the undisturbed one."""
     draw, fell, wrong, done = random.Random(seed), Counter[str](), 0, 0
     kinds = [(workers, world) for workers in (0, 2) for world in (1, 2)]
-    base = [*configuration(folder), "--data.root", str(root.resolve()), "--data.steps_per_epoch=10"]
-    base += ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--ckpt_path=auto"]
+    base = ["fit", *configuration(folder, {"class_path": "kill.Trace"}), f"--data.root={root.resolve()}"]
+    base += ["--data.steps_per_epoch=10", "--trainer.max_epochs=2", "--ckpt_path=auto"]
     for i, (workers, world) in enumerate(kinds):
         strategy = "ddp_find_unused_parameters_true" if world > 1 else "auto"
         arguments = [*base, f"--data.num_workers={workers}", f"--trainer.devices={world}"]

@@ -61,7 +61,12 @@ class StubTrainer:
     """What the module asks of its trainer."""
 
     def __init__(self, **facts: Any) -> None:
-        facts = {"precision": "bf16-mixed", "estimated_stepping_batches": 100, "current_epoch": 0} | facts
+        facts = {
+            "precision": "bf16-mixed",
+            "estimated_stepping_batches": 100,
+            "current_epoch": 0,
+            "_results": None,
+        } | facts
         vars(self).update(facts, global_rank=facts.get("global_rank", 0))
 
 

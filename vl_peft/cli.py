@@ -79,7 +79,7 @@ class VLCLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Train; ``--ckpt_path auto`` goes on with the newest run of that name, in its folder, if there is one."""
         if (word := arguments["ckpt_path"]) in NEWEST:
-            arguments["ckpt_path"] = continue_newest(self.trainer, word)
+            arguments["ckpt_path"] = continue_newest(self.trainer, self.model, word)
         self.trainer.fit(**arguments)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -206,7 +206,8 @@ TOOLS: dict[str, Callable[[list[str]], int | None]] = {
 def _hush() -> None:
     """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
     messages = "does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"
-    for message in (*messages, "module.s. in eval mode at the start of training"):  # a vision encoder always is
+    known = "module.s. in eval mode at the start of training", "sync_dist=True"  # a vision encoder is; scores are whole
+    for message in (*messages, *known):
         warnings.filterwarnings("ignore", message=f".*{message}")
     noise = ("Tip:", "estimate number of stepping batches", "TPU available")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning_utilities.core.rank_zero"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vl_peft.errors import ConfigError
@@ -36,9 +37,9 @@ def newest_checkpoint(trainer: Trainer, word: str) -> Path | None:
     return max(files, key=lambda file: file.stat().st_mtime, default=None)
 
 
-def continue_newest(trainer: Trainer, word: str) -> Path | None:
-    """As :func:`newest_checkpoint`; the trainer then logs into the folder of that run."""
-    checkpoint = newest_checkpoint(trainer, word)
+def continue_newest(trainer: Trainer, module: LightningModule, word: str) -> Path | None:
+    """As :func:`newest_checkpoint`, the same on all processes; the trainer then logs into the folder of that run."""
+    checkpoint = _agree(trainer, module, newest_checkpoint(trainer, word))
     if checkpoint is not None:
         logger = trainer.logger
         assert isinstance(logger, TensorBoardLogger)
@@ -46,3 +47,18 @@ def continue_newest(trainer: Trainer, word: str) -> Path | None:
         trainer.logger = TensorBoardLogger(logger.save_dir, logger.name, version)
         rank_zero_info(f"Going on from {checkpoint}")
     return checkpoint
+
+
+def _agree(trainer: Trainer, module: LightningModule, found: Path | None) -> Path | None:
+    """What process 0 has found: over a network another host may still see the folder as it was.
+
+    Processes that Lightning starts itself are on one host, and are not there yet.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, ParallelStrategy) or strategy.cluster_environment is None:
+        return found
+    if not strategy.cluster_environment.creates_processes_externally:
+        return found
+    strategy.connect(module)
+    strategy.setup_environment()  # the processes meet, as they otherwise would a moment later
+    return strategy.broadcast(found)

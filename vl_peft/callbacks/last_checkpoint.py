@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -31,7 +32,7 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt`` in the run's folder: after each epoch, every so many steps, when asked to stop.
 
     A signal only sets a flag. At the end of a step the processes agree on it, write the checkpoint and leave with exit
-    status 75; a SLURM job asks to be queued again first. ``--ckpt_path auto`` then goes on, in the same folder.
+    status 75; a running SLURM job asks to be queued again first. ``--ckpt_path auto`` goes on, in the same folder.
 
     Args:
         every_n_steps: how often within an epoch.
@@ -56,6 +57,12 @@ class LastCheckpoint(Checkpoint):
     def file(self, trainer: Trainer) -> Path:
         """Where the checkpoint is; asks the other processes."""
         return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep Lightning from saving and queueing a SLURM job itself, inside of a step, which would be lost."""
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            environment.auto_requeue = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See that the folder can be written to, before hours of training.
@@ -83,7 +90,7 @@ class LastCheckpoint(Checkpoint):
         self._listen()
 
     def _listen(self) -> None:
-        """In the place of Lightning: it stops inside a step, and under SLURM loses that step."""
+        """In the place of Lightning, which stops inside of a step."""
         for number in self.signals if not self._handlers else ():
             self._handlers[number] = signal.signal(number, self._ask)
 
@@ -99,6 +106,8 @@ class LastCheckpoint(Checkpoint):
             return  # within an update: gathered gradients are in no checkpoint
         stop = self._agreed(trainer, last)
         if stop or trainer.global_step % self.every_n_steps == 0:
+            # Lightning logs a step after this hook: a run that ends in between would go on without its losses.
+            trainer._logger_connector.update_train_step_metrics()
             self._save(trainer)
         if stop:
             self._leave(trainer)
@@ -119,8 +128,9 @@ class LastCheckpoint(Checkpoint):
             raise DataError(self.file(trainer), io.problem, remedy="Make room and go on with --ckpt_path auto.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
-        self._restore()
+        """Stop listening, unless it is the way out: SLURM's SIGTERM comes now, and Lightning would answer it."""
+        if not isinstance(exception, Preempted):
+            self._restore()
 
     def _agreed(self, trainer: Trainer, last: bool) -> bool:
         if trainer.world_size == 1:
@@ -147,13 +157,23 @@ class LastCheckpoint(Checkpoint):
 
 
 def requeue() -> None:
-    """Put this SLURM job back into the queue; nothing outside SLURM."""
+    """Put this SLURM job back into the queue while it is running; nothing outside SLURM.
+
+    SLURM ends a job that is cancelled or that others have queued again with SIGTERM, too. Such a job is no longer
+    "running", and queueing it would bring back what somebody has cancelled.
+    """
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
     if job is None:
         return
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         job += f"_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
-        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60, capture_output=True, text=True)
+        if _ask_slurm("squeue", "--noheader", "--format", "%T", "--jobs", job) == "RUNNING":
+            _ask_slurm("scontrol", "requeue", job)
     except (OSError, subprocess.SubprocessError) as error:
-        rank_zero_warn(f"The job {job} could not be queued again ({error}): submit it again, with --ckpt_path auto.")
+        reason = (getattr(error, "stderr", None) or str(error)).strip()
+        rank_zero_warn(f"The job {job} could not be queued again ({reason}): submit it again, with --ckpt_path auto.")
+
+
+def _ask_slurm(*command: str) -> str:
+    return subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout.strip()

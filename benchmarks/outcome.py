@@ -1,0 +1,60 @@
+"""A small training run, what it ends with, and where two such ends differ: for runs interrupted on purpose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+TASKS = "tvqa", "tvc"
+
+
+def configuration(folder: Path, *callbacks: dict[str, Any]) -> list[str]:
+    """Options for two tasks with adapters of their own, dropout and temperature; these callbacks come last."""
+    file = folder / "run.json"
+    benchmarks = {
+        "tvqa": {"class_path": "datamodules.TVQA", "init_args": {"batch_size": 4, "eval_batch_size": 32}},
+        "tvc": {"class_path": "datamodules.TVC", "init_args": {"batch_size": 4, "eval_batch_size": 32}},
+    }
+    data = {"class_path": "datamodules.MultiTask", "init_args": {"benchmarks": benchmarks, "temperature": 2.0}}
+    last = {"class_path": "vl_peft.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 3}}
+    trainer = {"callbacks": [{"class_path": "vl_peft.callbacks.Results"}, last, *callbacks]}
+    trainer |= {"enable_progress_bar": False, "log_every_n_steps": 1, "limit_val_batches": 1, "accelerator": "cpu"}
+    file.write_text(json.dumps({"data": data, "trainer": trainer}))
+    configs = [EXPERIMENTS / f"{name}.yaml" for name in ("base", "video/base", "video/multiple_adapters", "demo/video")]
+    return [part for config in (*configs, file) for part in ("--config", str(config))]
+
+
+def outcome(folder: Path, name: str = "experiment") -> dict[str, Any]:
+    """All that has to be equal of the only run with this name: it has always gone on in the same folder."""
+    (run,) = folder.glob(f"runs/{name}/version_*")
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    losses = {
+        f"{tag} {event.step}": event.value  # of a step that was done twice the last counts
+        for tag in events.Tags()["scalars"]
+        if tag.startswith(("train/loss", "train/grad_norm", "val/"))
+        for event in events.Scalars(tag)
+    }
+    results = json.loads((run / "results.json").read_text())
+    names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+    kept = {name: checkpoint[name] for name in names}
+    kept |= {"losses": losses, "scores": results["scores"], "history": results["history"]}
+    return kept | {task: (run / f"predictions/val_{task}.jsonl").read_text() for task in TASKS}
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two outcomes differ."""
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{path}: {sorted(map(str, one.keys() ^ other.keys()))[:3]}"]
+        return [place for key in one for place in differences(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, (list, tuple)) and len(one) == len(other):
+        return [p for i, pair in enumerate(zip(one, other, strict=True)) for p in differences(*pair, f"{path}/{i}")]
+    return [] if one == other else [path]
