@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.text import Text
@@ -143,7 +144,11 @@ def plan(args: list[str]) -> None:
     from vl_peft.plan import plan_table
 
     cli = _lightning(args, PlanCLI, run=False)
-    Console().print(plan_table(cli.datamodule.schedule, cli.config.trainer.max_epochs, (1, 2, 8)))
+    as_one = cli.datamodule.loading.batch == "global"
+    worlds = (1,) if as_one else (1, 2, 8)
+    Console().print(plan_table(cli.datamodule.schedule, cli.config.trainer.max_epochs, worlds))
+    if as_one:
+        Console().print("data.batch global: the same steps on any number of processes, which share each batch.")
 
 
 def params(args: list[str]) -> None:
@@ -268,7 +273,12 @@ TOOLS: dict[str, Callable[[list[str]], int | None]] = {
 
 def _hush() -> None:
     """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
-    messages = "does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"
+    messages = (
+        "does not have many workers",
+        "isinstance.treespec, LeafSpec",
+        "args parameter is intended to run",
+        "You requested to overfit",
+    )
     for message in (*messages, "module.s. in eval mode at the start of training"):  # a vision encoder always is
         warnings.filterwarnings("ignore", message=f".*{message}")
     noise = ("Tip:", "estimate number of stepping batches", "TPU available")
@@ -279,10 +289,16 @@ def _hush() -> None:
 def _mistake(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an error, if there is one: libraries wrap what is raised below them."""
     while error is not None and not isinstance(error, UserError):
-        if death := worker_death(error):
-            return death
+        if found := worker_death(error) or _refusal(error):
+            return found
         error = error.__cause__
     return error
+
+
+def _refusal(error: BaseException) -> UserError | None:
+    """What Lightning says to options of the trainer that do not go together, or not on this machine."""
+    refused = isinstance(error, ValueError) and any(word in str(error) for word in ("`val_check_int", "The strategy `"))
+    return ConfigError(str(error).strip()) if refused or isinstance(error, MisconfigurationException) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -64,7 +64,7 @@ class LastCheckpoint(Checkpoint):
             DataError: it cannot.
         """
         file = self.file(trainer)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             probe = file.with_name(".probe")
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)

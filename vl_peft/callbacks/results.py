@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning_utilities.core.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +41,7 @@ class Results(Callback):
         self.history: list[dict[str, float]] = []
         self._started, self._seconds_before = time.time(), 0.0
         self._train_seconds: float | None = None
+        self._validated_at: int | None = None
         self._baselines: dict[str, dict[str, float]] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Results(Callback):
             self.before = scores
         else:
             self.history.append(scores)
+            self._validated_at = trainer.global_step
         if trainer.state.fn == "validate":
             self._finish(trainer, cast(VLModule, pl_module), "val")
 
@@ -71,6 +74,12 @@ class Results(Callback):
         """Report the scores of the last validation."""
         self._train_seconds = self._seconds_before + time.time() - self._started
         self._finish(trainer, cast(VLModule, pl_module), "val")
+        if trainer.is_global_zero and trainer.enable_validation and self._validated_at != trainer.global_step:
+            since = f"since step {self._validated_at}" if self._validated_at is not None else "in this run"
+            rank_zero_info(
+                f"The end, step {trainer.global_step}, is not validated: no validation was due {since}. See "
+                "--trainer.val_check_interval, or run `vl-peft validate` with the checkpoint."
+            )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the test scores."""
@@ -130,6 +139,7 @@ class Results(Callback):
             "parameters": {p.name: {"total": p.total, "trainable": p.trainable} for p in parts},
             "trainable_percent": 100 * parts[-1].trainable / parts[-1].total,
             "steps": trainer.global_step,
+            "validated_at_step": self._validated_at,
             "epochs": trainer.current_epoch,
             "train_seconds": self._train_seconds,
             "ablate_visual": trainer.datamodule.loading.ablate_visual,  # type: ignore[attr-defined]
