@@ -108,6 +108,7 @@ class TaskData(LightningDataModule, ABC):
         self.loading = Loading(**{f.name: given[f.name] for f in fields(Loading)})
         self._train_loader: TaskLoader | None = None
         self._position: dict[str, int] = {}
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer examples to evaluate than processes
 
     @property
     @abstractmethod
