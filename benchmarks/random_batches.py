@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -71,8 +70,6 @@ class RandomTasks(LightningDataModule):
         steps: of an epoch.
         num_workers: of the loader.
     """
-
-    benchmarks: dict[str, Any] = {}
 
     def __init__(self, features: int, batch_size: int, steps: int, num_workers: int = 2) -> None:
         super().__init__()

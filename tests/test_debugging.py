@@ -27,7 +27,7 @@ def fit(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit
     monkeypatch.chdir(tmp_path)
     benchmarks = {
         "tvqa": {"class_path": "datamodules.TVQA", "init_args": {"batch_size": 4, "eval_batch_size": 4}},
-        "yc2c": {"class_path": "datamodules.YC2C", "init_args": {"batch_size": 4, "eval_batch_size": 4}},
+        "how2qa": {"class_path": "datamodules.How2QA", "init_args": {"batch_size": 4, "eval_batch_size": 4}},
     }
     init = {"benchmarks": benchmarks, "root": str(demo_root)}
     tuning = {"class_path": "vl_peft.tuning.Adapter", "init_args": {"sharing": "multiple"}}
@@ -83,23 +83,20 @@ def test_limited_batches(fit: Fit, drawn: list[Any], limit: str, steps: int) -> 
     options = ("--data.steps_per_epoch=10", f"--trainer.limit_train_batches={limit}", "--trainer.limit_val_batches=0.5")
     assert fit(*options, "--trainer.max_epochs=2") == 0
     assert len(drawn) == 2 * steps and len({ids for _, ids in drawn}) == 2 * steps
-    results = outcome()
-    assert results["steps"] == results["validated_at_step"] == 2 * steps
+    assert outcome()["steps"] == 2 * steps and validated() == [steps, 2 * steps]
 
 
-@pytest.mark.parametrize(("interval", "after"), [("3", [3, 6]), ("0.25", [2, 4, 6, 8])])
+@pytest.mark.parametrize(("interval", "after"), [("3", [3, 6, 8]), ("0.25", [2, 4, 6, 8])])
 def test_validation_within_an_epoch(fit: Fit, interval: str, after: list[int]) -> None:
     assert fit("--data.steps_per_epoch=8", f"--trainer.val_check_interval={interval}") == 0
     assert validated() == after
     assert len(outcome()["history"]) == len(after)
 
 
-def test_max_steps_within_an_epoch_says_what_is_not_validated(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
-    options = ("--data.steps_per_epoch=6", "--trainer.max_epochs=-1", "--trainer.max_steps=8")
-    with caplog.at_level("INFO"):
-        assert fit(*options) == 0
-    assert "The end, step 8, is not validated: no validation was due since step 6" in caplog.text
-    assert (outcome()["steps"], outcome()["validated_at_step"]) == (8, 6)
+def test_the_end_is_validated_where_max_steps_falls_within_an_epoch(fit: Fit) -> None:
+    assert fit("--data.steps_per_epoch=6", "--trainer.max_epochs=-1", "--trainer.max_steps=8") == 0
+    assert validated() == [6, 8]
+    assert outcome()["steps"] == 8 and len(outcome()["history"]) == 2
 
 
 def test_overfit_batches_repeats_its_draws(fit: Fit, drawn: list[Any]) -> None:
@@ -131,7 +128,7 @@ def test_what_lightning_refuses_is_one_message(
 
 
 def test_a_run_goes_on_from_any_step_around_its_validations(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validation after steps 2, 4, 6 of each epoch of 6; checkpoints at steps with and without, and at the end."""
+    """Checkpoints at a step without a validation, with one within an epoch, at the epoch's end, and at the very end."""
     options = ("--data.steps_per_epoch=6", "--trainer.max_epochs=2", "--trainer.val_check_interval=2")
     save = LastCheckpoint._save
 
@@ -141,7 +138,7 @@ def test_a_run_goes_on_from_any_step_around_its_validations(fit: Fit, monkeypatc
             shutil.copy(self.file(trainer), copy)
 
     monkeypatch.setattr(LastCheckpoint, "_save", copied)
-    monkeypatch.setattr(LastCheckpoint, "every_n_steps", property(lambda self: 1, lambda self, value: None))
+    monkeypatch.setattr(LastCheckpoint, "every_n_steps", property(lambda self: 1, lambda *_: None), False)
 
     def end() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         checkpoint = torch.load(newest() / "checkpoints/last.ckpt", weights_only=True)

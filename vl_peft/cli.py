@@ -83,6 +83,8 @@ class VLCLI(LightningCLI):
         if (word := arguments["ckpt_path"]) in NEWEST:
             arguments["ckpt_path"] = continue_newest(self.trainer, word)
         self.trainer.fit(**arguments)
+        if self.trainer.enable_validation and not self.model.metrics:  # it was at its end, perhaps without results
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """The newest checkpoint by name, for evaluation too."""

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning_utilities.core.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
@@ -47,12 +46,13 @@ class Results(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on still has to report at its end."""
         seconds = self._seconds_before + time.time() - self._started
-        return {"before": self.before, "history": self.history, "seconds": seconds}
+        scores = {"before": self.before, "history": self.history, "validated_at": self._validated_at}
+        return scores | {"seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with it."""
         self.before, self.history = state_dict["before"], state_dict["history"]
-        self._seconds_before = state_dict["seconds"]
+        self._validated_at, self._seconds_before = state_dict["validated_at"], state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -65,21 +65,25 @@ class Results(Callback):
         if trainer.sanity_checking:
             self.before = scores
         else:
-            self.history.append(scores)
+            again = self._validated_at == trainer.global_step
+            self.history[-1 if again else len(self.history) :] = [scores]
             self._validated_at = trainer.global_step
         if trainer.state.fn == "validate":
             self._finish(trainer, cast(VLModule, pl_module), "val")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The scores of a run are those of its end: validate it where ``max_steps`` or an interval left that out."""
+        if trainer.enable_validation and self._validated_at != trainer.global_step:
+            trainer.validating, loop = True, trainer.fit_loop.epoch_loop
+            loop._batches_that_stepped -= 1  # Lightning has counted the last step; scores are logged as within it
+            loop.val_loop.run()
+            loop._batches_that_stepped += 1
+            trainer.training = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the scores of the last validation."""
         self._train_seconds = self._seconds_before + time.time() - self._started
         self._finish(trainer, cast(VLModule, pl_module), "val")
-        if trainer.is_global_zero and trainer.enable_validation and self._validated_at != trainer.global_step:
-            since = f"since step {self._validated_at}" if self._validated_at is not None else "in this run"
-            rank_zero_info(
-                f"The end, step {trainer.global_step}, is not validated: no validation was due {since}. See "
-                "--trainer.val_check_interval, or run `vl-peft validate` with the checkpoint."
-            )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the test scores."""
@@ -139,7 +143,6 @@ class Results(Callback):
             "parameters": {p.name: {"total": p.total, "trainable": p.trainable} for p in parts},
             "trainable_percent": 100 * parts[-1].trainable / parts[-1].total,
             "steps": trainer.global_step,
-            "validated_at_step": self._validated_at,
             "epochs": trainer.current_epoch,
             "train_seconds": self._train_seconds,
             "ablate_visual": trainer.datamodule.loading.ablate_visual,  # type: ignore[attr-defined]
