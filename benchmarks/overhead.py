@@ -10,9 +10,9 @@ All read the same batches of the four video benchmarks with two workers and trai
 * trainer, exact: over TaskLoader and TaskSampler
 * engine: that with Guards and LastCheckpoint
 
-Runs alternate. A step is from the end of one to the end of the next, waiting for data included. Printed are the median
-over the rounds of a run's seconds, and the sum over the steps of each step's smallest time, which other programs on the
-machine disturb least; ratios are to the baseline named.
+Runs alternate. A step is from the end of one to the end of the next, waiting for data included. Printed are, per step,
+the median over the rounds, the mean of every step's smallest time, and the training process' own CPU time likewise:
+where other programs use the machine, that is the one to trust. Ratios are to the baseline named.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +42,7 @@ from vl_peft.module import VLModule, warmup_then_linear
 from vl_peft.tuning import Adapter
 from vl_peft.tuning.base import trainable
 
+Moment = tuple[float, float]
 WARM_UP, WORKERS = 5, 2
 KINDS = ("bare", "bare, exact", "trainer, plain", "trainer, exact", "engine")
 PAIRS = [("bare, exact", "bare"), ("trainer, exact", "trainer, plain"), ("engine", "trainer, exact")]
@@ -66,14 +67,19 @@ class Clock(Callback):
     """Notes the end of every step; the last of the callbacks."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.ends: list[Moment] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Lightning does little after it."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
 
 
-def bare(module: VLModule, batches: Iterable[Any], steps: int) -> list[float]:
+def now() -> Moment:
+    """Seconds on the wall, and of this process' CPU time."""
+    return time.perf_counter(), time.process_time()
+
+
+def bare(module: VLModule, batches: Iterable[Any], steps: int) -> list[Moment]:
     """The loop one would write by hand; returns when each step ended."""
     # Groups, rates and clipping as the module's own; nothing of Lightning.
     module._trainer = None
@@ -88,11 +94,11 @@ def bare(module: VLModule, batches: Iterable[Any], steps: int) -> list[float]:
         torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
         schedule.step()
-        ends.append(time.perf_counter())
+        ends.append(now())
     return ends
 
 
-def under_trainer(module: VLModule, data: Data, folder: str, callbacks: list[Callback]) -> list[float]:
+def under_trainer(module: VLModule, data: Data, folder: str, callbacks: list[Callback]) -> list[Moment]:
     """Lightning's loop, without progress bar and loggers."""
     clock = Clock()
     options: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
@@ -110,8 +116,8 @@ def under_trainer(module: VLModule, data: Data, folder: str, callbacks: list[Cal
     return clock.ends
 
 
-def run(kind: str, root: Path, steps: int) -> list[float]:
-    """Seconds of each step after the first few."""
+def run(kind: str, root: Path, steps: int) -> list[Moment]:
+    """Seconds, and CPU seconds, of each step after the first few."""
     torch.manual_seed(0)
     video: dict[str, Any] = {"tvqa": TVQA, "how2qa": How2QA, "tvc": TVC, "yc2c": YC2C}
     benchmarks = {name: make(batch_size=32) for name, make in video.items()}
@@ -123,7 +129,19 @@ def run(kind: str, root: Path, steps: int) -> list[float]:
             ends = bare(module, data.train_dataloader(), steps + WARM_UP)
         else:
             ends = under_trainer(module, data, folder, [Guards(), LastCheckpoint()] if kind == "engine" else [])
-    return [after - before for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+    pairs = zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)
+    return [(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
+
+
+def figures(runs: list[list[Moment]]) -> dict[str, float]:
+    """Seconds per step of several runs of one kind, by how they are summed up."""
+    wall, cpu = ([[moment[i] for moment in run] for run in runs] for i in (0, 1))
+    return {
+        "median": median(map(mean, wall)),
+        "least": mean(map(min, zip(*wall, strict=True))),
+        "CPU median": median(map(mean, cpu)),
+        "CPU least": mean(map(min, zip(*cpu, strict=True))),
+    }
 
 
 def guard_of_an_epoch(root: Path) -> float:
@@ -146,19 +164,18 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    times: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
+    runs: dict[str, list[list[Moment]]] = {kind: [] for kind in KINDS}
     for round_ in range(options.rounds):
         for kind in KINDS if round_ % 2 else reversed(KINDS):  # none is always the first
-            times[kind].append(run(kind, options.root, options.steps))
-    middle = {kind: median(map(sum, runs)) for kind, runs in times.items()}
-    least = {kind: sum(map(min, zip(*runs, strict=True))) for kind, runs in times.items()}
+            runs[kind].append(run(kind, options.root, options.steps))
+    found = {kind: figures(kind_runs) for kind, kind_runs in runs.items()}
     print(f"{options.steps} steps, {options.rounds} rounds, {torch.get_num_threads()} thread(s), {WORKERS} workers")
-    for kind in KINDS:
-        print(f"{kind:16}{1000 * middle[kind] / options.steps:8.1f} ms median "
-              f"{1000 * least[kind] / options.steps:8.1f} ms least")  # fmt: skip
+    print(f"{'ms per step':34}" + "".join(f"{name:>14}" for name in found["bare"]))
+    for kind, values in found.items():
+        print(f"{kind:34}" + "".join(f"{1000 * value:14.1f}" for value in values.values()))
     for kind, baseline in PAIRS:
-        print(f"{kind:16} / {baseline:16} x {middle[kind] / middle[baseline]:.3f} of medians, "
-              f"x {least[kind] / least[baseline]:.3f} of least times")  # fmt: skip
+        ratios = (found[kind][name] / found[baseline][name] for name in found[kind])
+        print(f"{kind:14} / {baseline:17}" + "".join(f"{'x':>9}{ratio:5.3f}" for ratio in ratios))
     print(f"Guards after each epoch: {1000 * guard_of_an_epoch(options.root):.1f} ms")
 
 
