@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.text import Text
@@ -81,6 +82,8 @@ class VLCLI(LightningCLI):
         if (word := arguments["ckpt_path"]) in NEWEST:
             arguments["ckpt_path"] = continue_newest(self.trainer, self.model, word)
         self.trainer.fit(**arguments)
+        if self.trainer.enable_validation and not self.model.metrics:  # it was at its end, perhaps without results
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """The newest checkpoint by name, for evaluation too."""
@@ -142,7 +145,11 @@ def plan(args: list[str]) -> None:
     from vl_peft.plan import plan_table
 
     cli = _lightning(args, PlanCLI, run=False)
-    Console().print(plan_table(cli.datamodule.schedule, cli.config.trainer.max_epochs, (1, 2, 8)))
+    as_one = cli.datamodule.loading.batch == "global"
+    worlds = (1,) if as_one else (1, 2, 8)
+    Console().print(plan_table(cli.datamodule.schedule, cli.config.trainer.max_epochs, worlds))
+    if as_one:
+        Console().print("data.batch global: the same steps on any number of processes, which share each batch.")
 
 
 def params(args: list[str]) -> None:
@@ -205,9 +212,15 @@ TOOLS: dict[str, Callable[[list[str]], int | None]] = {
 
 def _hush() -> None:
     """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
-    messages = "does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"
-    known = "module.s. in eval mode at the start of training", "sync_dist=True"  # a vision encoder is; scores are whole
-    for message in (*messages, *known):
+    messages = (
+        "does not have many workers",
+        "isinstance.treespec, LeafSpec",
+        "args parameter is intended to run",
+        "You requested to overfit",
+        "module.s. in eval mode at the start of training",  # a vision encoder always is
+        "sync_dist=True",  # scores are of all processes already
+    )
+    for message in messages:
         warnings.filterwarnings("ignore", message=f".*{message}")
     noise = ("Tip:", "estimate number of stepping batches", "TPU available")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning_utilities.core.rank_zero"):
@@ -217,10 +230,16 @@ def _hush() -> None:
 def _mistake(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an error, if there is one: libraries wrap what is raised below them."""
     while error is not None and not isinstance(error, UserError):
-        if death := worker_death(error):
-            return death
+        if found := worker_death(error) or _refusal(error):
+            return found
         error = error.__cause__
     return error
+
+
+def _refusal(error: BaseException) -> UserError | None:
+    """What Lightning says to options of the trainer that do not go together, or not on this machine."""
+    refused = isinstance(error, ValueError) and any(word in str(error) for word in ("`val_check_int", "The strategy `"))
+    return ConfigError(str(error).strip()) if refused or isinstance(error, MisconfigurationException) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
