@@ -35,7 +35,6 @@ from vl_peft.cli import main
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FORK = multiprocessing.get_context("fork")  # libraries are imported once, not in every run
-TASKS = "tvqa", "tvc"
 
 
 def configuration(folder: Path) -> list[str]:
@@ -160,7 +159,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
     kept = {name: checkpoint[name] for name in names}
     kept |= {"losses": losses, "scores": results["scores"], "history": results["history"]}
-    return kept | {task: (run / f"predictions/val_{task}.jsonl").read_text() for task in TASKS}
+    return kept | {file.name: file.read_text() for file in run.glob("predictions/val_*.jsonl")}
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

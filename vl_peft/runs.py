@@ -1,14 +1,15 @@
-"""Run folders: which run is the newest, and going on in its folder."""
+"""Run folders: which run is the newest, going on in its folder, and whether it is finished."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from vl_peft.errors import ConfigError
+from vl_peft.errors import ConfigError, DataError
 
 NEWEST = ("auto", "last")
 """Words for ``--ckpt_path``: the newest checkpoint of the runs with this name; without one, ``auto`` begins anew."""
@@ -42,7 +43,32 @@ def continue_newest(trainer: Trainer, word: str) -> Path | None:
     if checkpoint is not None:
         logger = trainer.logger
         assert isinstance(logger, TensorBoardLogger)
+        check_writable(checkpoint.parent)
         version = int(checkpoint.parents[1].name.removeprefix("version_"))
         trainer.logger = TensorBoardLogger(logger.save_dir, logger.name, version)
         rank_zero_info(f"Going on from {checkpoint}")
     return checkpoint
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder if there is none, and see that files can be written to it, before hours of training.
+
+    Raises:
+        DataError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = "Give another folder with --trainer.logger.init_args.save_dir."
+        raise DataError(folder, f"the run cannot write here ({error.strerror})", remedy=remedy) from error
+
+
+def finish(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
+    """Say that a run was trained to its end before; validate it if it was ended before its results were written."""
+    results = Path(trainer.log_dir or trainer.default_root_dir) / "results.json"
+    if not trainer.strategy.broadcast(results.exists()):
+        trainer.validate(module, data, verbose=False)
+    more = "to train on, raise --trainer.max_epochs; to begin anew, leave --ckpt_path out"
+    rank_zero_info(f"This run is finished after {trainer.global_step} steps: see {results} ({more}).")

@@ -15,6 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from vl_peft.checkpoint_io import SafeCheckpointIO
 from vl_peft.errors import DataError, UserError
+from vl_peft.runs import check_writable
 
 PREEMPTED = 75
 """Exit status of a run that was asked to stop and can be continued (``EX_TEMPFAIL`` of sysexits.h)."""
@@ -65,27 +66,26 @@ class LastCheckpoint(Checkpoint):
         """
         file = self.file(trainer)
         if trainer.is_global_zero:
-            probe = file.with_name(".probe")
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                probe.write_bytes(b"")
-                probe.unlink()
-            except OSError as error:
-                remedy = "Give another with --trainer.logger.init_args.save_dir."
-                raise DataError(file.parent, f"the run cannot write here ({error})", remedy=remedy) from error
+            check_writable(file.parent)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen from the beginning."""
+        if stage == "fit":
+            self._listen()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen from the beginning."""
+        """Listen in the place of Lightning, which began to in between."""
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen, if there was no sanity check."""
+        """Likewise, if there was no sanity check."""
         self._listen()
 
     def _listen(self) -> None:
-        """In the place of Lightning: it stops inside a step, and under SLURM loses that step."""
-        for number in self.signals if not self._handlers else ():
-            self._handlers[number] = signal.signal(number, self._ask)
+        """Not Lightning: it stops inside a step, and under SLURM loses that step."""
+        for number in self.signals:
+            before = signal.signal(number, self._ask)
+            self._handlers.setdefault(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = signal.Signals(number).name
@@ -108,15 +108,18 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop listening; a last checkpoint that could not be written is an error after all.
+        """A last checkpoint that could not be written is an error after all.
 
         Raises:
             DataError: the checkpoint is not that of the end.
         """
-        self._restore()
         io = trainer.strategy.checkpoint_io
         if isinstance(io, SafeCheckpointIO) and io.problem:
             raise DataError(self.file(trainer), io.problem, remedy="Make room and go on with --ckpt_path auto.")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop listening, now that the results are written: checkpoint callbacks come last."""
+        self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop listening."""

@@ -62,7 +62,7 @@ class Results(Callback):
         scores = {task: m.compute()[m.headline] for task, m in metrics.items() if m.compute()}
         if trainer.sanity_checking:
             self.before = scores
-        else:
+        elif trainer.state.fn == "fit":
             self.history.append(scores)
         if trainer.state.fn == "validate":
             self._finish(trainer, cast(VLModule, pl_module), "val")
