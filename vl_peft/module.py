@@ -86,6 +86,7 @@ class VLModule(LightningModule):
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
         self.skipped_step = False  # the last one, because its gradient was not finite
+        self.repeats = False  # a validation of a former process, which has logged it and not written its results
         tuning.attach(backbone, list(tasks))
         self.vision = None if raw is None else Vision(raw, train_vision)
         if adapters is not None:
@@ -217,7 +218,7 @@ class VLModule(LightningModule):
         benchmarks: Mapping[str, Any] = self.trainer.datamodule.benchmarks  # type: ignore[attr-defined]
         self.metrics = {name: benchmark.metric() for name, benchmark in benchmarks.items()}
         for metric in self.metrics.values():
-            metric.thorough = self.trainer.state.fn in ("validate", "test")
+            metric.thorough = self.trainer.state.fn in ("validate", "test") and not self.repeats
 
     def _evaluation_step(self, batch: Batch) -> list[str]:
         sentences = self.answer(batch)
@@ -231,7 +232,8 @@ class VLModule(LightningModule):
 
     def _evaluation_end(self, stage: str) -> None:
         for task, metric in self.metrics.items():
-            self.log_dict({f"{stage}/{task}/{name}": value for name, value in metric.compute().items()})
+            scores = {f"{stage}/{task}/{name}": value for name, value in metric.compute().items()}
+            self.log_dict({} if self.repeats else scores)
 
     def on_validation_epoch_start(self) -> None:
         """Fresh metrics."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vl_peft.errors import ConfigError, DataError
+from vl_peft.module import VLModule
 
 NEWEST = ("auto", "last")
 """Words for ``--ckpt_path``: the newest checkpoint of the runs with this name; without one, ``auto`` begins anew."""
@@ -65,10 +66,11 @@ def check_writable(folder: Path) -> None:
         raise DataError(folder, f"the run cannot write here ({error.strerror})", remedy=remedy) from error
 
 
-def finish(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
+def finish(trainer: Trainer, module: VLModule, data: LightningDataModule) -> None:
     """Say that a run was trained to its end before; validate it if it was ended before its results were written."""
     results = Path(trainer.log_dir or trainer.default_root_dir) / "results.json"
     if not trainer.strategy.broadcast(results.exists()):
+        module.repeats = True
         trainer.validate(module, data, verbose=False)
     more = "to train on, raise --trainer.max_epochs; to begin anew, leave --ckpt_path out"
     rank_zero_info(f"This run is finished after {trainer.global_step} steps: see {results} ({more}).")

@@ -99,6 +99,7 @@ class LastCheckpoint(Checkpoint):
             return  # within an update: gathered gradients are in no checkpoint
         stop = self._agreed(trainer, last)
         if stop or trainer.global_step % self.every_n_steps == 0:
+            trainer._logger_connector.update_train_step_metrics()  # or a run that ends now has no log of this step
             self._save(trainer)
         if stop:
             self._leave(trainer)
