@@ -107,9 +107,18 @@ class VLModule(LightningModule):
         """The loss of a batch, reduced as its task says."""
         loss = self.loss(batch)
         # The mean over the processes is the loss of the global batch: see loss().
-        self.log(f"train/loss/{batch.task}", loss, batch_size=len(batch), sync_dist=True)
         self.log("train/loss", loss, batch_size=len(batch), sync_dist=True)
+        self._log_of_task(batch.task, loss)
         return loss
+
+    def _log_of_task(self, task: str, loss: Tensor) -> None:
+        """Log the loss of a task in its own steps: ``self.log`` would repeat it in those of the other tasks."""
+        step = self.trainer.global_step
+        if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = loss.detach().clone()
+            mean = self.trainer.strategy.reduce(loss, reduce_op="mean") if self._distributed else loss
+            for logger in self.loggers:
+                logger.log_metrics({f"train/loss/{task}": float(mean)}, step)
 
     def loss(self, batch: Batch) -> Tensor:
         """Scalar loss: see :class:`vl_peft.batch.Task` for the two reductions.

@@ -62,7 +62,9 @@ def server() -> ForkServerContext:
     return context
 
 
-def arguments(folder: Path, root: Path, *options: str, kind: str = "video", fault: Mapping[str, Any] = NONE) -> list[str]:
+def arguments(
+    folder: Path, root: Path, *options: str, kind: str = "video", fault: Mapping[str, Any] = NONE
+) -> list[str]:
     """A run of two epochs of six steps, with all callbacks, which writes a checkpoint after every third step."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {"batch_size": 4, "eval_batch_size": 16}

@@ -78,9 +78,7 @@ FEATURES = {
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_features_that_are_damaged_while_training(
-    name: str, demo_root: Path, tmp_path: Path, goes_on: GoesOn
-) -> None:
+def test_features_that_are_damaged_while_training(name: str, demo_root: Path, tmp_path: Path, goes_on: GoesOn) -> None:
     workers, what, command, reason = FEATURES[name]
     kind, place = ("image", "nlvr/clip_features/data_clip_demo_att") if what == "image" else ("video", FRAMES)
     root = shutil.copytree(demo_root, tmp_path / "data", ignore=shutil.ignore_patterns("*.mp4", "*.png", "*.jpg"))
@@ -135,7 +133,9 @@ def test_one_command_with_two_processes_leaves_none_behind(demo_root: Path, tmp_
     fault = {"moment": "on_train_batch_start", "step": 3, "command": "kill -9 $PID", "rank": 1}
     strategy = ("--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_true")
     given = runs.arguments(tmp_path, demo_root, *strategy, fault=fault)
-    paths = os.pathsep.join(str(Path(__file__).parents[n] / place) for n, place in ((0, ""), (2, ""), (2, "benchmarks")))
+    paths = os.pathsep.join(
+        str(Path(__file__).parents[n] / place) for n, place in ((0, ""), (2, ""), (2, "benchmarks"))
+    )
     process = subprocess.run(
         [sys.executable, "-m", "vl_peft.cli", *given],
         cwd=tmp_path,
@@ -152,7 +152,7 @@ def test_one_command_with_two_processes_leaves_none_behind(demo_root: Path, tmp_
 SIGNALS = {
     "set-up": ("on_fit_start", 0, "TERM", 75, 1),
     "the start of training": ("on_train_start", 0, "USR1", 75, 1),
-    "validation": ("on_validation_batch_start", 6, "TERM", 75, 7),
+    "validation": ("on_validation_batch_start", 6, "TERM", 75, 6),
     "the writing of a checkpoint": ("on_save_checkpoint", 3, "USR1", 75, 4),
     "the last validation": ("on_validation_batch_start", 12, "USR1", 0, 12),
     "the writing of results": ("on_fit_end", 12, "TERM", 0, 12),
@@ -172,5 +172,5 @@ def test_a_signal_at_an_awkward_moment(during: str, demo_root: Path, tmp_path: P
 
 def test_a_process_that_trains_on_another_task(demo_root: Path, tmp_path: Path) -> None:
     """Its seed is another, and so is its order of tasks."""
-    ended = runs.run(tmp_path, demo_root, world=2, only="--seed_everything=2")
+    ended = runs.run(tmp_path, demo_root, world=2, only="--seed_everything=3")
     assert "trains on '" in failure(ended, 0) and "while others do not" in failure(ended, 1)

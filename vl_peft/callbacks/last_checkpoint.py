@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -32,7 +33,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt`` in the run's folder: after each epoch, every so many steps, when asked to stop.
 
     A signal only sets a flag. At the end of a step the processes agree on it, write the checkpoint and leave with exit
-    status 75; a SLURM job asks to be queued again first. ``--ckpt_path auto`` then goes on, in the same folder.
+    status 75; a SLURM job asks to be queued again first. ``--ckpt_path auto`` then goes on, in the same folder. Between
+    a step and the validation that follows it there is no checkpoint: a run that went on from it would not validate.
 
     Args:
         every_n_steps: how often within an epoch.
@@ -52,6 +54,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps, self.agree_every_n_steps = every_n_steps, agree_every_n_steps
         self.signals = [signal.Signals[name] for name in signals]
         self._asked = ""
+        self._due = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     def file(self, trainer: Trainer) -> Path:
@@ -97,16 +100,22 @@ class LastCheckpoint(Checkpoint):
         last = batch_idx + 1 == trainer.num_training_batches
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not last:
             return  # within an update: gathered gradients are in no checkpoint
-        stop = self._agreed(trainer, last)
-        if stop or trainer.global_step % self.every_n_steps == 0:
+        self._due = self._due or trainer.global_step % self.every_n_steps == 0
+        if last or (batch_idx + 1) % (trainer.val_check_batch or math.inf) == 0:
+            return  # validation is to come: save after the next step, or at the end of the epoch
+        stop = self._agreed(trainer)
+        if stop or self._due:
             trainer._logger_connector.update_train_step_metrics()  # or a run that ends now has no log of this step
             self._save(trainer)
         if stop:
             self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after each epoch, validation included."""
+        """Save after each epoch, validation included; leave when asked to, unless it was the last."""
+        stop = self._agreed(trainer, epoch_end=True)
         self._save(trainer)
+        if stop and trainer.max_epochs != trainer.current_epoch + 1 and trainer.max_steps != trainer.global_step:
+            self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A last checkpoint that could not be written is an error after all.
@@ -126,14 +135,15 @@ class LastCheckpoint(Checkpoint):
         """Stop listening."""
         self._restore()
 
-    def _agreed(self, trainer: Trainer, last: bool) -> bool:
+    def _agreed(self, trainer: Trainer, epoch_end: bool = False) -> bool:
         if trainer.world_size == 1:
             return bool(self._asked)
-        if trainer.global_step % self.agree_every_n_steps and not last:
+        if trainer.global_step % self.agree_every_n_steps and not epoch_end:
             return False
         return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
 
     def _save(self, trainer: Trainer) -> None:
+        self._due = False
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.file(trainer), weights_only=False)
 
