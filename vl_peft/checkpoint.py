@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from safetensors import SafetensorError
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vl_peft.backbones.base import Backbone
+from vl_peft.checkpoint_io import read_checkpoint
 from vl_peft.errors import ConfigError, DataError
 from vl_peft.tuning.base import PerTask, TunedLinear, Tuning, trainable
 from vl_peft.tuning.hyperformer import HyperNetwork
@@ -59,7 +59,7 @@ def export_adapters(run: Path, out: Path, checkpoint: Path | None = None) -> Pat
         checkpoint: the run's last one if not given.
 
     Raises:
-        DataError: if the run has no configuration or checkpoint.
+        DataError: if the run has no configuration, or no checkpoint that can be read.
         ConfigError: if its vision encoder trained too.
     """
     config_file, checkpoint = run / "config.yaml", checkpoint or run / "checkpoints" / "last.ckpt"
@@ -67,7 +67,7 @@ def export_adapters(run: Path, out: Path, checkpoint: Path | None = None) -> Pat
         if not file.is_file():
             raise DataError(file, "not there", remedy="Give the folder of a finished run, such as runs/NAME/version_0.")
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     if any(name.startswith("vision.") for name in state):
         raise ConfigError(
             f"{checkpoint} holds a trained vision encoder (model.train_vision), which a folder of adapters has no "

@@ -14,18 +14,17 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.text import Text
 
 from datamodules.loading import TaskData
 from vl_peft.callbacks import Submissions
-from vl_peft.errors import ConfigError, UserError
+from vl_peft.errors import ConfigError
+from vl_peft.failures import mistake, quiet_threads
 from vl_peft.module import VLModule
 from vl_peft.options import adapters_parser, data_parser
-from vl_peft.runs import NEWEST, continue_newest, newest_checkpoint
-from vl_peft.sampling import worker_death
+from vl_peft.runs import NEWEST, continue_newest, finish, newest_checkpoint
 
 USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains each)
 
@@ -82,8 +81,8 @@ class VLCLI(LightningCLI):
         if (word := arguments["ckpt_path"]) in NEWEST:
             arguments["ckpt_path"] = continue_newest(self.trainer, self.model, word)
         self.trainer.fit(**arguments)
-        if self.trainer.enable_validation and not self.model.metrics:  # it was at its end, perhaps without results
-            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        if arguments["ckpt_path"] and not self.model.metrics and self.trainer.enable_validation:  # nothing to train
+            finish(self.trainer, self.model, self.datamodule)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """The newest checkpoint by name, for evaluation too."""
@@ -227,21 +226,6 @@ def _hush() -> None:
         logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in noise))
 
 
-def _mistake(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an error, if there is one: libraries wrap what is raised below them."""
-    while error is not None and not isinstance(error, UserError):
-        if found := worker_death(error) or _refusal(error):
-            return found
-        error = error.__cause__
-    return error
-
-
-def _refusal(error: BaseException) -> UserError | None:
-    """What Lightning says to options of the trainer that do not go together, or not on this machine."""
-    refused = isinstance(error, ValueError) and any(word in str(error) for word in ("`val_check_int", "The strategy `"))
-    return ConfigError(str(error).strip()) if refused or isinstance(error, MisconfigurationException) else None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake ends with its message and status 2."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -249,16 +233,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     _hush()
+    quiet_threads()
     torch.set_float32_matmul_precision("high")
     try:
         if args[0] in TOOLS:
             return TOOLS[args[0]](args[1:]) or 0
         _lightning(args)
     except Exception as error:
-        mistake = _mistake(error)
-        if mistake is None:
+        failure = mistake(error)
+        if failure is None:
             raise
-        text = Text.assemble(("error: ", "bold red"), str(mistake))
+        text = Text.assemble(("error: ", "bold red"), str(failure))
         Console(stderr=True).print(text, soft_wrap=True, highlight=False)
         return 2
     return 0

@@ -90,6 +90,7 @@ class VLModule(LightningModule):
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
         self.skipped_step = False  # the last one, because its gradient was not finite
+        self.repeats = False  # a validation of a former process, which has logged it and not written its results
         tuning.attach(backbone, list(tasks))
         self.vision = None if raw is None else Vision(raw, train_vision)
         if adapters is not None:
@@ -113,9 +114,18 @@ class VLModule(LightningModule):
         """The loss of a batch, reduced as its task says."""
         loss = self.loss(batch)
         # The mean over the processes is the loss of the global batch: see loss().
-        self.log(f"train/loss/{batch.task}", loss, batch_size=len(batch), sync_dist=True)
         self.log("train/loss", loss, batch_size=len(batch), sync_dist=True)
+        self._log_of_task(batch.task, loss)
         return loss
+
+    def _log_of_task(self, task: str, loss: Tensor) -> None:
+        """Log the loss of a task in its own steps: ``self.log`` would repeat it in those of the other tasks."""
+        step = self.trainer.global_step
+        if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = loss.detach().clone()
+            mean = self.trainer.strategy.reduce(loss, reduce_op="mean") if self._distributed else loss
+            for logger in self.loggers:
+                logger.log_metrics({f"train/loss/{task}": float(mean)}, step)
 
     def loss(self, batch: Batch) -> Tensor:
         """Scalar loss: see :class:`vl_peft.batch.Task` for the two reductions.
@@ -233,7 +243,7 @@ class VLModule(LightningModule):
         benchmarks: Mapping[str, Any] = self.trainer.datamodule.benchmarks  # type: ignore[attr-defined]
         self.metrics = {name: benchmark.metric() for name, benchmark in benchmarks.items()}
         for metric in self.metrics.values():
-            metric.thorough = self.trainer.state.fn in ("validate", "test")
+            metric.thorough = self.trainer.state.fn in ("validate", "test") and not self.repeats
 
     def _evaluation_step(self, batch: Batch) -> list[str]:
         sentences = self.answer(batch)
@@ -247,7 +257,8 @@ class VLModule(LightningModule):
 
     def _evaluation_end(self, stage: str) -> None:
         for task, metric in self.metrics.items():
-            self.log_dict({f"{stage}/{task}/{name}": value for name, value in metric.compute().items()})
+            scores = {f"{stage}/{task}/{name}": value for name, value in metric.compute().items()}
+            self.log_dict({} if self.repeats else scores)
 
     def on_validation_epoch_start(self) -> None:
         """Fresh metrics."""

@@ -1,15 +1,17 @@
-"""Run folders: which run is the newest, and going on in its folder."""
+"""Run folders: which run is the newest, going on in its folder, and whether it is finished."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from lightning import LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from vl_peft.errors import ConfigError
+from vl_peft.errors import ConfigError, DataError
+from vl_peft.module import VLModule
 
 NEWEST = ("auto", "last")
 """Words for ``--ckpt_path``: the newest checkpoint of the runs with this name; without one, ``auto`` begins anew."""
@@ -43,6 +45,7 @@ def continue_newest(trainer: Trainer, module: LightningModule, word: str) -> Pat
     if checkpoint is not None:
         logger = trainer.logger
         assert isinstance(logger, TensorBoardLogger)
+        check_writable(checkpoint.parent)
         version = int(checkpoint.parents[1].name.removeprefix("version_"))
         trainer.logger = TensorBoardLogger(logger.save_dir, logger.name, version)
         rank_zero_info(f"Going on from {checkpoint}")
@@ -62,3 +65,28 @@ def _agree(trainer: Trainer, module: LightningModule, found: Path | None) -> Pat
     strategy.connect(module)
     strategy.setup_environment()  # the processes meet, as they otherwise would a moment later
     return strategy.broadcast(found)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder if there is none, and see that files can be written to it, before hours of training.
+
+    Raises:
+        DataError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = "Give another folder with --trainer.logger.init_args.save_dir."
+        raise DataError(folder, f"the run cannot write here ({error.strerror})", remedy=remedy) from error
+
+
+def finish(trainer: Trainer, module: VLModule, data: LightningDataModule) -> None:
+    """Say that a run was trained to its end before; validate it if it was ended before its results were written."""
+    results = Path(trainer.log_dir or trainer.default_root_dir) / "results.json"
+    if not trainer.strategy.broadcast(results.exists()):
+        module.repeats = True
+        trainer.validate(module, data, verbose=False)
+    more = "to train on, raise --trainer.max_epochs; to begin anew, leave --ckpt_path out"
+    rank_zero_info(f"This run is finished after {trainer.global_step} steps: see {results} ({more}).")

@@ -39,14 +39,26 @@ class Guards(Callback):
     def __init__(self, max_skipped: int = 10, compare_tasks_every: int = 50) -> None:
         self.max_skipped, self.compare_tasks_every = max_skipped, compare_tasks_every
         self._frozen: dict[str, int] = {}
-        self._without_gradient: set[str] = set()
+        self._without_gradient: set[str] | None = None
         self._tasks: set[str] = set()
-        self._in_a_row: list[dict[str, Any]] = []
+        self._in_a_row = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on has seen before: the same on all processes."""
+        without = None if self._without_gradient is None else sorted(self._without_gradient)
+        return {"in_a_row": self._in_a_row, "tasks": sorted(self._tasks), "without_gradient": without}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it."""
+        self._in_a_row, self._tasks = state_dict["in_a_row"], set(state_dict["tasks"])
+        without = state_dict["without_gradient"]
+        self._without_gradient = None if without is None else set(without)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember what is frozen."""
         self._frozen = checksums(pl_module)
-        self._without_gradient = {name for name, p in pl_module.named_parameters() if p.requires_grad}
+        if self._without_gradient is None:
+            self._without_gradient = {name for name, p in pl_module.named_parameters() if p.requires_grad}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Compare the processes' tasks.
@@ -78,17 +90,17 @@ class Guards(Callback):
             UserError: too many in a row.
         """
         if not cast(VLModule, pl_module).skipped_step:
-            self._in_a_row.clear()
+            self._in_a_row = 0
             return
-        self._in_a_row.append({"step": trainer.global_step, "task": batch.task, "ids": batch.ids})
+        self._in_a_row += 1
         rank_zero_warn(f"Step {trainer.global_step} ({batch.task}): loss or gradient is not finite; left out.")
         file = Path(trainer.log_dir or trainer.default_root_dir) / f"skipped_batches_{trainer.global_rank}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(self._in_a_row[-1]) + "\n")
-        if len(self._in_a_row) >= self.max_skipped:
+            lines.write(json.dumps({"step": trainer.global_step, "task": batch.task, "ids": batch.ids}) + "\n")
+        if self._in_a_row >= self.max_skipped:
             raise UserError(
-                f"{len(self._in_a_row)} steps in a row had a loss or gradient that is not finite; the ids of their "
+                f"{self._in_a_row} steps in a row had a loss or gradient that is not finite; the ids of their "
                 f"examples are in {file}. Lower model.lr, or look at these examples with `vl-peft data check`."
             )
 
@@ -104,7 +116,7 @@ class Guards(Callback):
             raise UserError(f"{len(changed)} frozen parameters have changed, first {changed[0]}.")
         if trainer.current_epoch == 0:
             owners = owning_tasks(pl_module)
-            idle = sorted(n for n in self._without_gradient if n not in owners or owners[n] in self._tasks)
+            idle = sorted(n for n in self._without_gradient or () if n not in owners or owners[n] in self._tasks)
             if idle:
                 rank_zero_warn(f"{len(idle)} parameters train but never had a gradient, first {idle[0]}.")
 

@@ -16,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from vl_peft.checkpoint_io import SafeCheckpointIO
 from vl_peft.errors import DataError, UserError
+from vl_peft.runs import check_writable
 
 PREEMPTED = 75
 """Exit status of a run that was asked to stop and can be continued (``EX_TEMPFAIL`` of sysexits.h)."""
@@ -31,9 +32,10 @@ class Preempted(SystemExit):
 class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt`` in the run's folder: after each epoch, every so many steps, when asked to stop.
 
-    A signal only sets a flag. At the end of a step, and of a validation that follows it, the processes agree on it,
+    A signal only sets a flag. At the end of a step, or of the validation that follows it, the processes agree on it,
     write the checkpoint and leave with exit status 75; a running SLURM job asks to be queued again first.
-    ``--ckpt_path auto`` goes on, in the same folder.
+    ``--ckpt_path auto`` goes on, in the same folder. Between a step and its validation there is no checkpoint: a run
+    that went on from it would not validate.
 
     Args:
         every_n_steps: how often within an epoch.
@@ -53,7 +55,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps, self.agree_every_n_steps = every_n_steps, agree_every_n_steps
         self.signals = [signal.Signals[name] for name in signals]
         self._asked = ""
-        self._due = self._stop = False
+        self._due = self._stop = self._last = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     def file(self, trainer: Trainer) -> Path:
@@ -61,7 +63,9 @@ class LastCheckpoint(Checkpoint):
         return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep Lightning from saving and queueing a SLURM job itself, inside of a step, which would be lost."""
+        """Listen from the beginning, and keep Lightning from queueing a SLURM job itself: it loses a step."""
+        if stage == "fit":
+            self._listen()
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False
@@ -74,27 +78,21 @@ class LastCheckpoint(Checkpoint):
         """
         file = self.file(trainer)
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            probe = file.with_name(".probe")
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                probe.write_bytes(b"")
-                probe.unlink()
-            except OSError as error:
-                remedy = "Give another with --trainer.logger.init_args.save_dir."
-                raise DataError(file.parent, f"the run cannot write here ({error})", remedy=remedy) from error
+            check_writable(file.parent)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen from the beginning."""
+        """Listen in the place of Lightning, which began to in between."""
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen, if there was no sanity check."""
+        """Likewise, if there was no sanity check."""
         self._listen()
 
     def _listen(self) -> None:
-        """In the place of Lightning, which stops inside of a step."""
-        for number in self.signals if not self._handlers else ():
-            self._handlers[number] = signal.signal(number, self._ask)
+        """Not Lightning, which stops inside of a step."""
+        for number in self.signals:
+            before = signal.signal(number, self._ask)
+            self._handlers.setdefault(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = signal.Signals(number).name
@@ -103,45 +101,51 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save every ``every_n_steps`` steps; save and leave when asked to."""
-        last = batch_idx + 1 == trainer.num_training_batches
-        if (batch_idx + 1) % trainer.accumulate_grad_batches and not last:
+        self._last = batch_idx + 1 == trainer.num_training_batches or trainer.global_step == trainer.max_steps
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not self._last:
             return  # within an update: gathered gradients are in no checkpoint
-        self._stop = self._agreed(trainer, last)
+        self._stop = self._agreed(trainer, self._last)
         self._due = self._stop or trainer.global_step % self.every_n_steps == 0
-        if self._due and not _validation_follows(trainer):
+        if self._due and not self._last and not _validation_follows(trainer):
             # Lightning logs a step after this hook: a run that ends in between would go on without its losses.
             trainer._logger_connector.update_train_step_metrics()
             self._save_when_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What was put off: a run that goes on from before a validation would leave it out."""
-        if self._due:
+        """What was put off; at the end of an epoch it still is."""
+        if self._due and not self._last:
             self._save_when_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after each epoch, validation included."""
+        """Save after each epoch, validation included; leave when asked to, unless it was the last."""
+        self._stop = self._agreed(trainer, epoch_end=True)
         self._save(trainer)
+        if self._stop and trainer.max_epochs != trainer.current_epoch + 1 and trainer.max_steps != trainer.global_step:
+            self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop listening; a last checkpoint that could not be written is an error after all.
+        """A last checkpoint that could not be written is an error after all.
 
         Raises:
             DataError: the checkpoint is not that of the end.
         """
-        self._restore()
         io = trainer.strategy.checkpoint_io
         if isinstance(io, SafeCheckpointIO) and io.problem:
             raise DataError(self.file(trainer), io.problem, remedy="Make room and go on with --ckpt_path auto.")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop listening, now that the results are written: checkpoint callbacks come last."""
+        self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop listening, unless it is the way out: SLURM's SIGTERM comes now, and Lightning would answer it."""
         if not isinstance(exception, Preempted):
             self._restore()
 
-    def _agreed(self, trainer: Trainer, last: bool) -> bool:
+    def _agreed(self, trainer: Trainer, epoch_end: bool = False) -> bool:
         if trainer.world_size == 1:
             return bool(self._asked)
-        if trainer.global_step % self.agree_every_n_steps and not last:
+        if trainer.global_step % self.agree_every_n_steps and not epoch_end:
             return False
         return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
 
@@ -152,6 +156,7 @@ class LastCheckpoint(Checkpoint):
             self._leave(trainer)
 
     def _save(self, trainer: Trainer) -> None:
+        self._due = False
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.file(trainer), weights_only=False)
 

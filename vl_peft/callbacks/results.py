@@ -64,7 +64,7 @@ class Results(Callback):
         scores = {task: m.compute()[m.headline] for task, m in metrics.items() if m.compute()}
         if trainer.sanity_checking:
             self.before = scores
-        else:
+        elif trainer.state.fn == "fit":
             again = self._validated_at == trainer.global_step
             self.history[-1 if again else len(self.history) :] = [scores]
             self._validated_at = trainer.global_step

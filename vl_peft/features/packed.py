@@ -11,6 +11,7 @@ Rows of bfloat16, a type that neither NumPy nor HDF5 has, are stored as uint16: 
 from __future__ import annotations
 
 import json
+import mmap
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,12 +44,14 @@ class Index:
         ends: int64 ``[n]``.
         rows: ``[N, F]``, mapped into memory: float16, float32, or uint16 that stands for bfloat16.
         facts: checksums, what the rows were made of.
+        mapped: the whole file; it knows how long the file is now.
     """
 
     keys: dict[str, int]
     ends: NDArray[np.int64]
     rows: NDArray[Any]
     facts: Mapping[str, Any]
+    mapped: mmap.mmap
 
 
 class PackedStore(FeatureStore):
@@ -92,16 +95,20 @@ class PackedStore(FeatureStore):
             raise DataError(self.path, "its index is damaged or does not fit its rows", remedy=REMEDY)
         if offset + rows.nbytes > self.path.stat().st_size:
             raise DataError(self.path, "is truncated", remedy=REMEDY)
-        mapped = np.memmap(self.path, rows.dtype, "r", offset, rows.shape)
-        return Index(keys, ends, mapped, facts)
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        values = np.frombuffer(mapped, rows.dtype, rows.size, offset)
+        return Index(keys, ends, values.reshape(rows.shape), facts, mapped)
 
     def read(self, key: str) -> np.ndarray:
         """Rows of one image or video, ``[V, F]``; a read-only view of the file, or float32 made from bfloat16.
 
         Raises:
-            DataError: if the file has no such key, or is no packed file.
+            DataError: if the file has no such key, is no packed file, or was cut off since it was opened.
         """
         index = self.index
+        if index.mapped.size() < len(index.mapped):  # what is gone cannot be touched: it would end the process (SIGBUS)
+            raise DataError(self.path, "was cut off while it was in use", key, REMEDY)
         i = index.keys.get(key)
         if i is None:
             raise DataError(self.path, "has no features of this key", key, "Extract them and pack the folder again.")
