@@ -35,7 +35,7 @@ class Benchmark(TaskData):
     """One benchmark: its files, text, lengths and metric. Nothing here knows of a model.
 
     Args:
-        batch_size: examples per step and process.
+        batch_size: examples per step, of each process or of all together (``batch``).
         eval_batch_size: for validation and test; ``None`` is the same.
         use_prompt: put the task's prompt to the text.
         prompt_text: a prompt in place of the benchmark's own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -39,6 +40,7 @@ class Loading:
     encoder: str | None = None
     raw: str | None = None
     tokenizer: str = "demo"
+    batch: Literal["per_process", "global"] = "per_process"
     temperature: float = 1.0
     steps_per_epoch: int | None = None
     seed: int = 42
@@ -62,6 +64,9 @@ class TaskData(LightningDataModule, ABC):
         raw: name of the vision encoder that is to encode the images and videos themselves, inside the model; no feature
             files are read. Its preprocessing is done here.
         tokenizer: that of the backbone (the command line sets it).
+        batch: whose examples ``batch_size`` of a benchmark counts: those of each process (``"per_process"``), or of
+            all processes together (``"global"``), which then train on the same batches whatever their number. The
+            trainer's ``accumulate_grad_batches`` multiplies either.
         temperature: 1 draws tasks in proportion to their size, infinity (``.inf``) uniformly.
         steps_per_epoch: ``None`` for one pass over every task.
         seed: of the order of the data and of the answers drawn (the command line sets it from ``seed_everything``).
@@ -69,7 +74,7 @@ class TaskData(LightningDataModule, ABC):
         cache_gb: keep features (or pictures) in memory up to this size, per process and benchmark.
         missing_features: ``"fail"``, or ``"skip"`` the examples whose images or videos have none, and say how many.
         unreadable_features: features that are there but damaged or not finite end the run (``"fail"``), or zeros take
-            their place (``"zeros"``) and each such key is named once.
+            their place (``"zeros"``) and each such key is named once. (Images and videos read by ``raw``: ``"fail"``.)
         malformed: a record that cannot be used (not JSON, a field missing or of a wrong type, no annotation, no
             captions) ends the run (``"fail"``), or is left out and counted (``"skip"``).
         ablate_visual: replace all visual features by zeros, to see how much of a score comes from the text alone.
@@ -84,6 +89,7 @@ class TaskData(LightningDataModule, ABC):
         encoder: str | None = None,
         raw: str | None = None,
         tokenizer: str = "demo",
+        batch: Literal["per_process", "global"] = "per_process",
         temperature: float = 1.0,
         steps_per_epoch: int | None = None,
         seed: int = 42,
@@ -102,6 +108,7 @@ class TaskData(LightningDataModule, ABC):
         self.loading = Loading(**{f.name: given[f.name] for f in fields(Loading)})
         self._train_loader: TaskLoader | None = None
         self._position: dict[str, int] = {}
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer examples to evaluate than processes
 
     @property
     @abstractmethod
@@ -140,25 +147,34 @@ class TaskData(LightningDataModule, ABC):
                 benchmark.examples(split)
 
     def schedule(self, world: int = 1) -> Schedule:
-        """The training plan on ``world`` processes."""
-        return Schedule(
+        """The training plan on ``world`` processes.
+
+        Raises:
+            ConfigError: the batches are to be the same on any number of processes, and this number is too large.
+        """
+        as_one = self.loading.batch == "global"
+        schedule = Schedule(
             sizes={name: len(b.examples("train")) for name, b in self.benchmarks.items()},
-            batch_sizes={name: b.batch_size * world for name, b in self.benchmarks.items()},
+            batch_sizes={name: b.batch_size * (1 if as_one else world) for name, b in self.benchmarks.items()},
             temperature=self.loading.temperature,
             steps_per_epoch=self.loading.steps_per_epoch,
             seed=self.loading.seed,
             world=world,
         )
+        for task, size in schedule.sizes.items() if as_one else ():
+            batch_size = schedule.batch_sizes[task]
+            if schedule.batches_per_pass(task) < math.ceil(size / batch_size):
+                raise ConfigError(
+                    f"data.batch global: {world} processes cannot share the batches of task '{task}' ({batch_size} of "
+                    f"{size} examples), of which each needs one: raise its batch_size, or take fewer processes."
+                )
+        return schedule
 
     def train_dataloader(self) -> TaskLoader:
         """One loader over the union of the tasks: one pool of workers, every batch of one task."""
         rank, world = self._rank_and_world()
-        if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            raise ConfigError(
-                "trainer.overfit_batches does not go with the task sampler, which draws other batches in every epoch. "
-                "Use --trainer.limit_train_batches, or --data.steps_per_epoch."
-            )
-        self._train_loader = self._loader("train", TaskSampler(self.schedule(world), rank))
+        overfit = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        self._train_loader = self._loader("train", TaskSampler(self.schedule(world), rank, repeat=overfit))
         if self._position:
             self._train_loader.load_state_dict(self._position)
         return self._train_loader

@@ -175,6 +175,26 @@ def test_the_learning_rate_of_each_step() -> None:
     assert rates == pytest.approx([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
 
 
+@pytest.mark.parametrize(
+    ("scaling", "batch", "factor"),
+    [
+        ("none", "per_process", 1),
+        ("linear", "per_process", 8),
+        ("sqrt", "per_process", 8**0.5),
+        ("linear", "global", 2),
+    ],
+)
+def test_the_learning_rate_grows_with_the_batch_where_that_is_asked_for(
+    scaling: str, batch: str, factor: float
+) -> None:
+    """Four processes, two batches accumulated."""
+    data = SimpleNamespace(loading=SimpleNamespace(batch=batch))
+    model = module(lr=0.02, lr_scaling=scaling, warmup=0.0)
+    model._trainer = StubTrainer(world_size=4, accumulate_grad_batches=2, datamodule=data)  # type: ignore[assignment]
+    optimizer = model.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02 * factor] * 2)
+
+
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, math.nan])
 def test_warmup_out_of_range(warmup: float) -> None:
     with pytest.raises(ConfigError, match=r"model\.warmup is a share of all steps"):

@@ -164,6 +164,16 @@ def test_ranks_share_each_batch(schedule: Schedule, epoch: int) -> None:
         assert max(sizes) - min(sizes) <= 1
 
 
+def test_the_same_draws_in_every_epoch() -> None:
+    """For ``overfit_batches``: order, rows and the epoch that answers are drawn by."""
+    sampler, other = TaskSampler(PLAN, repeat=True), TaskSampler(PLAN)
+    first = list(sampler)
+    for reader in (sampler, other):
+        reader.set_epoch(3)
+    assert list(sampler) == first == list(PLAN.epoch(0))
+    assert list(other) != first
+
+
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(1, 5))
 def test_evaluation_reads_every_row_once_in_order(size: int, batch_size: int, world: int) -> None:
     samplers = [SequentialTaskSampler("a", size, batch_size, rank, world) for rank in range(world)]

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from lightning_utilities.core import rank_zero
@@ -25,25 +24,6 @@ from datamodules.check_texts import Lengths
 from datamodules.loading import TaskData
 from vl_peft.errors import ConfigError
 from vl_peft.tokenizer import TextTokenizer
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
-    parser.epilog = (
-        "Any option of fit may follow, such as --data.benchmarks.vqa.init_args.split_by official. "
-        "The exit status is 1 if training would fail."
-    )
-    parser.add_argument("--config", action="append", default=[], help="check what this configuration reads; repeatable")
-    parser.add_argument("--root", help="folder with the benchmarks' folders (data/demo)")
-    parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help="which: vqa, gqa ... (all that are there)")
-    parser.add_argument("--encoder", help="whose features, where there are several")
-    parser.add_argument("--tokenizer", help="counts the tokens: a folder, a hub name or demo (demo)")
-    parser.add_argument("--full", action="store_true", help="read all features and texts, not only some")
-    parser.add_argument(
-        "--sample", type=int, default=200, help="features of each split to read; ten times the texts (200)"
-    )
-    parser.add_argument("--missing", type=Path, help="folder for lists of the keys without features")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def fit_options(options: argparse.Namespace) -> list[str]:

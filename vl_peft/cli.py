@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.text import Text
@@ -22,6 +23,7 @@ from datamodules.loading import TaskData
 from vl_peft.callbacks import Submissions
 from vl_peft.errors import ConfigError, UserError
 from vl_peft.module import VLModule
+from vl_peft.options import adapters_parser, data_parser
 from vl_peft.runs import NEWEST, continue_newest, newest_checkpoint
 from vl_peft.sampling import worker_death
 
@@ -43,8 +45,6 @@ USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains
 fit, validate, test, predict, plan and params take --config FILE, which may be repeated; see experiments/.
 """
 
-ENCODER_HELP = """demo (the default); a model of open_clip such as RN50, RN101, RN50x4 or ViT-B/32; or, with a slash,
-a hub name or folder of a CLIP or SigLIP for transformers: openai/clip-vit-base-patch32, ./my_clip"""
 
 # Without these an unknown option would print all two hundred known ones; --help still does.
 USAGE_OF = "vl-peft {} --config FILE [options]"
@@ -82,6 +82,8 @@ class VLCLI(LightningCLI):
         if (word := arguments["ckpt_path"]) in NEWEST:
             arguments["ckpt_path"] = continue_newest(self.trainer, self.model, word)
         self.trainer.fit(**arguments)
+        if self.trainer.enable_validation and not self.model.metrics:  # it was at its end, perhaps without results
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """The newest checkpoint by name, for evaluation too."""
@@ -143,7 +145,11 @@ def plan(args: list[str]) -> None:
     from vl_peft.plan import plan_table
 
     cli = _lightning(args, PlanCLI, run=False)
-    Console().print(plan_table(cli.datamodule.schedule, cli.config.trainer.max_epochs, (1, 2, 8)))
+    as_one = cli.datamodule.loading.batch == "global"
+    worlds = (1,) if as_one else (1, 2, 8)
+    Console().print(plan_table(cli.datamodule.schedule, cli.config.trainer.max_epochs, worlds))
+    if as_one:
+        Console().print("data.batch global: the same steps on any number of processes, which share each batch.")
 
 
 def params(args: list[str]) -> None:
@@ -172,59 +178,15 @@ def params(args: list[str]) -> None:
 
 def data(args: list[str]) -> int | None:
     """``data demo | check | extract | pack | verify | unpack | score``."""
-    from vl_peft.check_table import add_options, fit_options, run_check
-
-    parser = argparse.ArgumentParser(prog="vl-peft data")
-    tools = parser.add_subparsers(dest="tool", required=True)
-    demo = tools.add_parser("demo", help="write the embedded demo corpus and extract its features")
-    demo.add_argument("--root", type=Path, default=Path("data/demo"), help="folder to write to (data/demo)")
-    demo.add_argument("--parts", nargs="+", choices=["image", "video", "pretrain"], default=["image", "video"])
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--scale", type=float, default=1.0, help="multiplies the number of examples (1.0)")
-    demo.add_argument("--no-features", action="store_true", help="write annotations and media files only")
-    check = tools.add_parser("check", help="see whether the benchmarks' data is complete and fit to train on")
-    add_options(check)
-    extract = tools.add_parser("extract", help="features of a folder of images or videos")
-    extract.add_argument("source", type=Path, help="folder with image or video files, searched recursively")
-    extract.add_argument("out", type=Path, help="folder for the feature files")
-    extract.add_argument("--kind", choices=["images", "videos"], required=True)
-    extract.add_argument("--encoder", default="demo", help=ENCODER_HELP)
-    extract.add_argument("--weights", help="of an open_clip model: a tag or a checkpoint file (openai)")
-    extract.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    extract.add_argument(
-        "--batch-size", type=int, default=64, help="images or frames through the encoder at a time (64)"
-    )
-    precisions = ["float32", "float16", "bfloat16"]
-    extract.add_argument("--precision", choices=precisions, help="to calculate in (float16 on CUDA, float32 elsewhere)")
-    extract.add_argument("--accept-truncated", action="store_true", help="images that end early: take what is there")
-    pack = tools.add_parser("pack", help="all features of a folder in one file that is read by row")
-    pack.add_argument("source", metavar="folder", type=Path, help="feature folder, such as .../data_clip_RN101_att")
-    pack.add_argument("out", type=Path, nargs="?", help="packed file (FOLDER.packed.h5, where training finds it)")
-    pack.add_argument("--pool", type=int, default=None, help="rows to shorten each to, as training does: 36 or 64")
-    pack.add_argument("--dtype", choices=["keep", "float16", "bfloat16"], default="keep", help="of the rows (keep)")
-    verify = tools.add_parser("verify", help="compare a packed file with its checksum")
-    verify.add_argument("source", metavar="file", type=Path)
-    unpack = tools.add_parser("unpack", help="a packed file as one file per image or video again, bit-equal")
-    unpack.add_argument("source", metavar="file", type=Path)
-    unpack.add_argument("out", type=Path)
-    unpack.add_argument("--kind", choices=["images", "videos"], required=True)
-    usage = "vl-peft data score PREDICTIONS --benchmark tvc (--references FILE | --root DIR --split val) [options]"
-    more = "Any option of the benchmark may follow, such as --accuracy published or --split_by official for vqa."
-    score = tools.add_parser("score", help="official scores of a file of predictions", usage=usage, epilog=more)
-    score.add_argument("predictions", type=Path, help="in the benchmark's submission format, or of a run")
-    score.add_argument("--benchmark", required=True, help="vqa, gqa, nlvr, caption, tvqa, how2qa, tvc or yc2c")
-    score.add_argument("--references", type=Path, help="an annotation file; without, the split below --root")
-    score.add_argument("--split", choices=["train", "val", "test"], default="val")
-    score.add_argument("--partial", action="store_true", help="score only the ids that both files have")
-    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    for tool in (demo, check, extract):
-        tool.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser = data_parser()
     options, rest = parser.parse_known_args(args, argparse.Namespace())
     options.rest = rest
-    if options.rest and options.tool not in ("check", "score"):
-        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+    if rest and options.tool not in ("check", "score"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.tool == "check":
-        cli = _lightning([*fit_options(options), *options.rest], PlanCLI, run=False, name="data check")
+        from vl_peft.check_table import fit_options, run_check
+
+        cli = _lightning([*fit_options(options), *rest], PlanCLI, run=False, name="data check")
         return run_check(cli.datamodule, options)
     from vl_peft import tools as run
 
@@ -234,25 +196,7 @@ def data(args: list[str]) -> int | None:
 
 def adapters(args: list[str]) -> None:
     """``adapters export | inspect | add | merge | import``."""
-    parser = argparse.ArgumentParser(prog="vl-peft adapters")
-    actions = parser.add_subparsers(dest="action", required=True)
-    export = actions.add_parser("export", help="write what a run trained to a folder of a few MB")
-    export.add_argument("source", metavar="run", type=Path, help="folder of a finished run")
-    export.add_argument("--ckpt", type=Path, default=None, help="another checkpoint than the last one")
-    inspect = actions.add_parser("inspect", help="print what a folder holds")
-    inspect.add_argument("source", metavar="folder", type=Path)
-    add = actions.add_parser("add", help="add a task whose parts begin as another task's")
-    add.add_argument("source", metavar="folder", type=Path)
-    add.add_argument("--task", required=True)
-    add.add_argument("--like", required=True, help="task to begin as")
-    merge = actions.add_parser("merge", help="write a backbone with the (shared LoRA) weights added to its own")
-    merge.add_argument("source", metavar="folder", type=Path)
-    published = actions.add_parser("import", help="read a checkpoint of the published code")
-    published.add_argument("source", metavar="checkpoint", type=Path)
-    published.add_argument("--backbone", required=True, help="folder or hub name of the plain backbone")
-    for action in (export, add, merge, published):
-        action.add_argument("out", type=Path, help="folder to write")
-    options = parser.parse_args(args)
+    options = adapters_parser().parse_args(args)
     from vl_peft import tools as run
 
     run.ADAPTERS[options.action](options)
@@ -268,9 +212,15 @@ TOOLS: dict[str, Callable[[list[str]], int | None]] = {
 
 def _hush() -> None:
     """Keep off the screen what libraries say that is no help here: advertisements, advice that does not fit."""
-    messages = "does not have many workers", "isinstance.treespec, LeafSpec", "args parameter is intended to run"
-    known = "module.s. in eval mode at the start of training", "sync_dist=True"  # a vision encoder is; scores are whole
-    for message in (*messages, *known):
+    messages = (
+        "does not have many workers",
+        "isinstance.treespec, LeafSpec",
+        "args parameter is intended to run",
+        "You requested to overfit",
+        "module.s. in eval mode at the start of training",  # a vision encoder always is
+        "sync_dist=True",  # scores are of all processes already
+    )
+    for message in messages:
         warnings.filterwarnings("ignore", message=f".*{message}")
     noise = ("Tip:", "estimate number of stepping batches", "TPU available")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning_utilities.core.rank_zero"):
@@ -280,10 +230,16 @@ def _hush() -> None:
 def _mistake(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an error, if there is one: libraries wrap what is raised below them."""
     while error is not None and not isinstance(error, UserError):
-        if death := worker_death(error):
-            return death
+        if found := worker_death(error) or _refusal(error):
+            return found
         error = error.__cause__
     return error
+
+
+def _refusal(error: BaseException) -> UserError | None:
+    """What Lightning says to options of the trainer that do not go together, or not on this machine."""
+    refused = isinstance(error, ValueError) and any(word in str(error) for word in ("`val_check_int", "The strategy `"))
+    return ConfigError(str(error).strip()) if refused or isinstance(error, MisconfigurationException) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,6 +43,9 @@ class VLModule(LightningModule):
         tuning: what is added to it and what of it trains.
         tasks: the tasks by name (the command line takes them from the data).
         lr: peak learning rate.
+        lr_scaling: what becomes of ``lr`` and ``vision_lr`` where an update takes more examples than the benchmarks'
+            ``batch_size``, by several processes (with ``data.batch: per_process``) or by ``accumulate_grad_batches``:
+            nothing, as many times as much (``"linear"``), or the square root of that (``"sqrt"``).
         weight_decay: of AdamW.
         decay: ``"matrices"`` spares biases and norms; ``"all_but_bias"`` decays norm weights too, as the published
             code does by accident.
@@ -63,6 +66,7 @@ class VLModule(LightningModule):
         tuning: Tuning,
         tasks: dict[str, Task],
         lr: float = 1e-3,
+        lr_scaling: Literal["none", "linear", "sqrt"] = "none",
         weight_decay: float = 0.01,
         decay: Literal["matrices", "all_but_bias"] = "matrices",
         betas: tuple[float, float] = (0.9, 0.999),
@@ -81,7 +85,7 @@ class VLModule(LightningModule):
             raise ConfigError("model.train_vision trains the encoder of data.raw: name one there.")
         self.backbone, self.tuning, self.tasks = backbone, tuning, tasks
         self.vision_lr = vision_lr
-        self.lr, self.weight_decay, self.decay = lr, weight_decay, decay
+        self.lr, self.lr_scaling, self.weight_decay, self.decay = lr, lr_scaling, weight_decay, decay
         self.betas, self.eps, self.warmup = betas, eps, warmup
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
@@ -171,6 +175,15 @@ class VLModule(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: warmup_then_linear(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    @property
+    def lr_factor(self) -> float:
+        """What ``lr_scaling`` makes of the learning rates under this trainer."""
+        if self.lr_scaling == "none":
+            return 1.0
+        as_one = self.trainer.datamodule.loading.batch == "global"  # type: ignore[attr-defined]
+        grown = self.trainer.accumulate_grad_batches * (1 if as_one else self.trainer.world_size)
+        return float(grown if self.lr_scaling == "linear" else grown**0.5)
+
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, parameter in trainable(self).items():
@@ -179,7 +192,7 @@ class VLModule(LightningModule):
         return [
             {
                 "params": groups[vision, spared],
-                "lr": self.vision_lr if vision else self.lr,
+                "lr": self.lr_factor * (self.vision_lr if vision else self.lr),
                 "weight_decay": 0.0 if spared else self.weight_decay,
             }
             for vision, spared in sorted(groups)

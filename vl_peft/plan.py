@@ -10,7 +10,9 @@ from vl_peft.sampling import Schedule
 
 
 def plan_table(schedule: Callable[[int], Schedule], epochs: int | None, worlds: tuple[int, ...] = (1,)) -> Table:
-    """Per task: examples, batch size per process, share of the steps, passes over the data and steps per epoch.
+    """Per task: examples, batch size, share of the steps, passes over the data and steps per epoch.
+
+    The batch size is that of a process and, for one number of processes above 1, also that of all together.
 
     Args:
         schedule: makes the schedule for a number of processes.
@@ -30,9 +32,16 @@ def plan_table(schedule: Callable[[int], Schedule], epochs: int | None, worlds: 
         table.add_column(heading, justify="right")
     first = plans[worlds[0]]
     for task, size in first.sizes.items():
-        batch = first.batch_sizes[task] // worlds[0]
-        facts = f"{size:,}", str(batch), f"{first.shares()[task]:.1%}", f"{first.passes()[task]:.2f}"
+        batch = _batch(first.batch_sizes[task], worlds[0])
+        facts = f"{size:,}", batch, f"{first.shares()[task]:.1%}", f"{first.passes()[task]:.2f}"
         table.add_row(task, *facts, *(f"{plan.steps()[task]:,}" for plan in plans.values()))
     sums = (f"{sum(plan.steps().values()):,}" for plan in plans.values())
     table.add_row("all", f"{sum(first.sizes.values()):,}", "", "100.0%", "", *sums, style="bold")
     return table
+
+
+def _batch(size: int, world: int) -> str:
+    """``50``, or on two processes ``2 x 25 = 50``; where it does not divide, ``50 on 3``."""
+    if world == 1:
+        return str(size)
+    return f"{size} on {world}" if size % world else f"{world} x {size // world} = {size}"

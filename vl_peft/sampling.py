@@ -114,10 +114,16 @@ def _permutation(seed: int, task: int, lap: int, size: int) -> np.ndarray[Any, A
 
 
 class TaskSampler(Sampler[Draw]):
-    """The rows that one process loads, step by step; ``set_epoch`` says of which epoch (Lightning calls it)."""
+    """The rows that one process loads, step by step; ``set_epoch`` says of which epoch (Lightning calls it).
 
-    def __init__(self, schedule: Schedule, rank: int = 0) -> None:
-        self.schedule, self.rank = schedule, rank
+    Args:
+        schedule: the plan of all processes.
+        rank: the number of this one.
+        repeat: draw the batches of epoch 0 in every epoch, to see whether a model can learn a few by heart.
+    """
+
+    def __init__(self, schedule: Schedule, rank: int = 0, repeat: bool = False) -> None:
+        self.schedule, self.rank, self.repeat = schedule, rank, repeat
         self.epoch = 0
         self.done = (0, 0)  # an epoch, and how many of its steps a former run has done
 
@@ -131,7 +137,7 @@ class TaskSampler(Sampler[Draw]):
         return self.done[1] if self.done[0] == self.epoch else 0
 
     def __iter__(self) -> Iterator[Draw]:
-        for step, draw in enumerate(self.schedule.epoch(self.epoch)):
+        for step, draw in enumerate(self.schedule.epoch(0 if self.repeat else self.epoch)):
             if step >= self.skip:
                 yield draw._replace(rows=draw.rows[self.rank :: self.schedule.world])
 

@@ -31,8 +31,9 @@ class Preempted(SystemExit):
 class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt`` in the run's folder: after each epoch, every so many steps, when asked to stop.
 
-    A signal only sets a flag. At the end of a step the processes agree on it, write the checkpoint and leave with exit
-    status 75; a running SLURM job asks to be queued again first. ``--ckpt_path auto`` goes on, in the same folder.
+    A signal only sets a flag. At the end of a step, and of a validation that follows it, the processes agree on it,
+    write the checkpoint and leave with exit status 75; a running SLURM job asks to be queued again first.
+    ``--ckpt_path auto`` goes on, in the same folder.
 
     Args:
         every_n_steps: how often within an epoch.
@@ -52,6 +53,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps, self.agree_every_n_steps = every_n_steps, agree_every_n_steps
         self.signals = [signal.Signals[name] for name in signals]
         self._asked = ""
+        self._due = self._stop = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     def file(self, trainer: Trainer) -> Path:
@@ -71,7 +73,7 @@ class LastCheckpoint(Checkpoint):
             DataError: it cannot.
         """
         file = self.file(trainer)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             probe = file.with_name(".probe")
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +106,17 @@ class LastCheckpoint(Checkpoint):
         last = batch_idx + 1 == trainer.num_training_batches
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not last:
             return  # within an update: gathered gradients are in no checkpoint
-        stop = self._agreed(trainer, last)
-        if stop or trainer.global_step % self.every_n_steps == 0:
+        self._stop = self._agreed(trainer, last)
+        self._due = self._stop or trainer.global_step % self.every_n_steps == 0
+        if self._due and not _validation_follows(trainer):
             # Lightning logs a step after this hook: a run that ends in between would go on without its losses.
             trainer._logger_connector.update_train_step_metrics()
-            self._save(trainer)
-        if stop:
-            self._leave(trainer)
+            self._save_when_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What was put off: a run that goes on from before a validation would leave it out."""
+        if self._due:
+            self._save_when_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after each epoch, validation included."""
@@ -139,6 +145,12 @@ class LastCheckpoint(Checkpoint):
             return False
         return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
 
+    def _save_when_due(self, trainer: Trainer) -> None:
+        self._due = False
+        self._save(trainer)
+        if self._stop:
+            self._leave(trainer)
+
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.file(trainer), weights_only=False)
@@ -154,6 +166,12 @@ class LastCheckpoint(Checkpoint):
         while self._handlers:
             number, handler = self._handlers.popitem()
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _validation_follows(trainer: Trainer) -> bool:
+    """Whether Lightning validates right after the step that has just ended."""
+    loop = trainer.fit_loop
+    return trainer.enable_validation and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
 
 
 def requeue() -> None:

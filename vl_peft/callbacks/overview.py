@@ -14,10 +14,10 @@ from vl_peft.plan import plan_table
 
 
 class Overview(Callback):
-    """Prints the table of parameters and the training plan when ``fit`` begins."""
+    """Prints the table of parameters, the training plan and the learning rate when ``fit`` begins."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print both tables, once."""
+        """Print them, once."""
         if trainer.is_global_zero:
             console = Console()
             module = cast(VLModule, pl_module)
@@ -25,3 +25,7 @@ class Overview(Callback):
             console.print(parts_table(count_parts(module.backbone, module.vision), title))
             schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
             console.print(plan_table(schedule, trainer.max_epochs, (trainer.world_size,)))
+            accumulated = trainer.accumulate_grad_batches
+            updates = f"; an update takes {accumulated} batches" if accumulated > 1 else ""
+            scaled = f" = {module.lr:g} x {module.lr_factor:g} ({module.lr_scaling})" if module.lr_factor != 1 else ""
+            console.print(f"learning rate {module.lr * module.lr_factor:g}{scaled}{updates}", highlight=False)

@@ -40,17 +40,19 @@ class Results(Callback):
         self.history: list[dict[str, float]] = []
         self._started, self._seconds_before = time.time(), 0.0
         self._train_seconds: float | None = None
+        self._validated_at: int | None = None
         self._baselines: dict[str, dict[str, float]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on still has to report at its end."""
         seconds = self._seconds_before + time.time() - self._started
-        return {"before": self.before, "history": self.history, "seconds": seconds}
+        scores = {"before": self.before, "history": self.history, "validated_at": self._validated_at}
+        return scores | {"seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with it."""
         self.before, self.history = state_dict["before"], state_dict["history"]
-        self._seconds_before = state_dict["seconds"]
+        self._validated_at, self._seconds_before = state_dict["validated_at"], state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -63,9 +65,20 @@ class Results(Callback):
         if trainer.sanity_checking:
             self.before = scores
         else:
-            self.history.append(scores)
+            again = self._validated_at == trainer.global_step
+            self.history[-1 if again else len(self.history) :] = [scores]
+            self._validated_at = trainer.global_step
         if trainer.state.fn == "validate":
             self._finish(trainer, cast(VLModule, pl_module), "val")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The scores of a run are those of its end: validate it where ``max_steps`` or an interval left that out."""
+        if trainer.enable_validation and self._validated_at != trainer.global_step:
+            trainer.validating, loop = True, trainer.fit_loop.epoch_loop
+            loop._batches_that_stepped -= 1  # Lightning has counted the last step; scores are logged as within it
+            loop.val_loop.run()
+            loop._batches_that_stepped += 1
+            trainer.training = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the scores of the last validation."""
