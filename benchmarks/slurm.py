@@ -100,7 +100,7 @@ WAYS = (
 
 def submit(folder: Path, root: Path, *options: str) -> Job:
     """Two nodes, one process on each; the nodes of a cluster on one host are all at this address."""
-    arguments = [*configuration(folder), f"--data.root={root.resolve()}", "--data.steps_per_epoch=150"]
+    arguments = [*configuration(folder), f"--data.root={root.resolve()}", "--data.steps_per_epoch=100"]
     arguments += ["--trainer.max_epochs=2", f"--trainer.logger.init_args.save_dir={folder / 'runs'}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
