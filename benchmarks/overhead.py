@@ -18,6 +18,7 @@ where other programs use the machine, that is the one to trust. Ratios are to th
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import tempfile
 import time
@@ -168,6 +169,7 @@ def main() -> None:
     for round_ in range(options.rounds):
         for kind in KINDS if round_ % 2 else reversed(KINDS):  # none is always the first
             runs[kind].append(run(kind, options.root, options.steps))
+            gc.collect()  # the loader's workers, before the next run forks
     found = {kind: figures(kind_runs) for kind, kind_runs in runs.items()}
     print(f"{options.steps} steps, {options.rounds} rounds, {torch.get_num_threads()} thread(s), {WORKERS} workers")
     print(f"{'ms per step':34}" + "".join(f"{name:>14}" for name in found["bare"]))

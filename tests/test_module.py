@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from vl_peft.batch import Batch, Example, Generation, Task
@@ -199,6 +200,13 @@ def test_the_learning_rate_grows_with_the_batch_where_that_is_asked_for(
 def test_warmup_out_of_range(warmup: float) -> None:
     with pytest.raises(ConfigError, match=r"model\.warmup is a share of all steps"):
         module(warmup=warmup)
+
+
+def test_other_ways_to_share_weights_out_are_refused() -> None:
+    model = module()
+    model._trainer = StubTrainer(strategy=FSDPStrategy())  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="take experiments/sharded.yaml"):
+        model.configure_model()
 
 
 def test_half_precision_is_refused() -> None:

@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 
 
 class Follow(Callback):
-    """Keeps the tasks of every update's batches, what trained before and after it, and the norms after clipping."""
+    """Keeps of every update its tasks, what trained before and after it, and the norm after clipping."""
 
     def __init__(self) -> None:
         self.updates: list[tuple[set[str], State, State]] = []

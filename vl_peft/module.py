@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from vl_peft.backbones.base import Backbone
@@ -18,6 +20,7 @@ from vl_peft.checkpoint import load_adapters
 from vl_peft.collate import uniform
 from vl_peft.errors import ConfigError
 from vl_peft.metrics import SentenceMetric
+from vl_peft.sharding import share_out
 from vl_peft.tuning.base import Tuning, trainable
 from vl_peft.vision import Vision
 
@@ -98,6 +101,21 @@ class VLModule(LightningModule):
         if compile:
             torch._dynamo.config.recompile_limit = max(64, 4 * len(tasks))  # beyond it, steps run uncompiled
             backbone.compile(dynamic=True)
+
+        self._shared_out = False
+
+    def configure_model(self) -> None:
+        """Share the weights out where the strategy is Lightning's ``ModelParallelStrategy``; else leave them alone.
+
+        Raises:
+            ConfigError: the strategy is another one that shares them out, in a way that checkpoints here do not know.
+        """
+        if isinstance(self.trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):
+            raise ConfigError("trainer.strategy fsdp, deepspeed: not supported; take experiments/sharded.yaml (FSDP2).")
+        if self.device_mesh is not None and not self._shared_out:
+            one_file = not self.trainer.strategy._save_distributed_checkpoint  # type: ignore[attr-defined]
+            share_out(self.backbone, self.device_mesh, one_file)
+            self._shared_out = True
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -223,7 +241,7 @@ class VLModule(LightningModule):
             raise ConfigError(f"trainer.gradient_clip_algorithm must be norm, not {gradient_clip_algorithm}.")
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        self.log("train/grad_norm", norm)
+        self.log("train/grad_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
         self.skipped_step = not bool(norm.isfinite())
         if self.skipped_step:  # what has no gradient, AdamW leaves alone: no momentum, no weight decay
             optimizer.zero_grad()
@@ -314,6 +332,8 @@ class VLModule(LightningModule):
         Raises:
             ConfigError: if parameters are missing, unknown, or of another shape.
         """
+        if self._shared_out:
+            return  # the strategy has loaded it already, by name
         mine = {name: p.shape for name, p in trainable(self).items()}
         theirs = {name: t.shape for name, t in checkpoint["state_dict"].items()}
         if mine != theirs:

@@ -1,4 +1,4 @@
-"""Batches stated once for all processes: 2 and 3 processes train and are scored as one."""
+"""Batches stated once for all processes: 2 and 3 processes train and are scored as one, also with weights shared out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def corpus(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def fit(corpus: Path, folder: Path, world: int) -> Path:
+def fit(corpus: Path, folder: Path, world: int, *options: str) -> Path:
     """One run; batches of 7, which neither 2 nor 3 processes share evenly. Returns the run's folder."""
     benchmarks = {k: {"class_path": c, "init_args": {"batch_size": 7}} for k, c in BENCHMARKS.items()}
     init = {"benchmarks": benchmarks, "batch": "global", "steps_per_epoch": 6, "root": str(corpus)}
@@ -43,7 +43,7 @@ def fit(corpus: Path, folder: Path, world: int) -> Path:
     command = [sys.executable, "-m", "vl_peft.cli", "fit", "--config", str(REPOSITORY / "experiments/base.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [*command, "--config", "run.yaml"], env=environment, cwd=folder, capture_output=True, text=True
+        [*command, "--config", "run.yaml", *options], env=environment, cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (run,) = folder.glob("runs/experiment/version_*")
@@ -58,14 +58,19 @@ def losses(run: Path) -> dict[str, list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """A run of 1, 2 and 3 processes."""
+def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int | str, Path]:
+    """A run of 1, 2 and 3 processes, and of 2 that share the weights out."""
     folder = tmp_path_factory.mktemp("runs")
-    return {world: fit(corpus, folder / str(world), world) for world in (1, 2, 3)}
+    found: dict[int | str, Path] = {world: fit(corpus, folder / str(world), world) for world in (1, 2, 3)}
+    sharded = ("--config", str(REPOSITORY / "experiments/sharded.yaml"))
+    return found | {"sharded": fit(corpus, folder / "sharded", 2, *sharded)}
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_losses_and_weights_are_those_of_one_process(runs: dict[int, Path], world: int) -> None:
+several = pytest.mark.parametrize("world", [2, 3, "sharded"])
+
+
+@several
+def test_losses_and_weights_are_those_of_one_process(runs: dict[int | str, Path], world: int | str) -> None:
     alone, together = losses(runs[1]), losses(runs[world])
     assert alone.keys() == together.keys() and len(alone["train/loss"]) == 6
     for tag, events in alone.items():
@@ -76,15 +81,15 @@ def test_losses_and_weights_are_those_of_one_process(runs: dict[int, Path], worl
         torch.testing.assert_close(other["state_dict"][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_scores_are_those_of_one_process_to_the_last_digit(runs: dict[int, Path], world: int) -> None:
+@several
+def test_scores_are_those_of_one_process_to_the_last_digit(runs: dict[int | str, Path], world: int | str) -> None:
     one, other = (json.loads((runs[n] / "results.json").read_text()) for n in (1, world))
     assert other["scores"] == one["scores"] and other["history"] == one["history"]
     assert other["counts"] == one["counts"] and one["counts"]["tvqa"] == 2
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_predictions_are_written_once(runs: dict[int, Path], world: int) -> None:
+@several
+def test_predictions_are_written_once(runs: dict[int | str, Path], world: int | str) -> None:
     for task in BENCHMARKS:
         (file,) = runs[world].rglob(f"val_{task}.jsonl*")
         assert file.read_bytes() == (runs[1] / "predictions" / file.name).read_bytes()

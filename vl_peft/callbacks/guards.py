@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vl_peft.batch import Batch
 from vl_peft.errors import UserError
@@ -122,12 +123,10 @@ class Guards(Callback):
 
 
 def checksums(module: nn.Module) -> dict[str, int]:
-    """For each frozen parameter the sum of its bits, read as integers."""
-    return {
-        name: int(p.detach().view(_INTEGER[p.element_size()]).sum(dtype=torch.int64))
-        for name, p in module.named_parameters()
-        if not p.requires_grad
-    }
+    """For each frozen parameter the sum of the bits that this process has of it, read as integers."""
+    frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
+    local = {name: p.to_local() if isinstance(p, DTensor) else p for name, p in frozen.items()}
+    return {name: int(p.view(_INTEGER[p.element_size()]).sum(dtype=torch.int64)) for name, p in local.items()}
 
 
 def owning_tasks(module: nn.Module) -> Mapping[str, str]:
