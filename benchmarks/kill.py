@@ -146,7 +146,7 @@ def finish(processes: list[BaseProcess], folder: Path) -> None:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """All that has to be equal."""
-    (run,) = folder.glob("runs/experiment/version_*")
+    (run,) = (file.parent for file in folder.glob("runs/experiment/version_*/results.json"))
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     losses = {
