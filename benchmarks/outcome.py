@@ -10,7 +10,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-TASKS = "tvqa", "tvc"
 
 
 def configuration(folder: Path, *callbacks: dict[str, Any]) -> list[str]:
@@ -31,7 +30,7 @@ def configuration(folder: Path, *callbacks: dict[str, Any]) -> list[str]:
 
 def outcome(folder: Path, name: str = "experiment") -> dict[str, Any]:
     """All that has to be equal of the only run with this name: it has always gone on in the same folder."""
-    (run,) = folder.glob(f"runs/{name}/version_*")
+    (run,) = (file.parent for file in folder.glob(f"runs/{name}/version_*/results.json"))
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     losses = {
@@ -44,7 +43,7 @@ def outcome(folder: Path, name: str = "experiment") -> dict[str, Any]:
     names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
     kept = {name: checkpoint[name] for name in names}
     kept |= {"losses": losses, "scores": results["scores"], "history": results["history"]}
-    return kept | {task: (run / f"predictions/val_{task}.jsonl").read_text() for task in TASKS}
+    return kept | {file.name: file.read_text() for file in run.glob("predictions/val_*.jsonl")}
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

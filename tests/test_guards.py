@@ -133,6 +133,23 @@ def test_too_many_of_them_stop_the_run(fit: Callable[..., VLModule], poisoned: C
         fit(poisoned({1, 2, 3, 4}), Guards(max_skipped=3))
 
 
+def test_what_was_seen_before_a_resume_counts(
+    fit: Callable[..., VLModule], poisoned: Callable[..., Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    """Steps left out in a row go on being counted, and what had a gradient before is not idle."""
+    first, second = Guards(), Guards(max_skipped=3)
+    fit(poisoned({4, 5}), first)
+    state = json.loads(json.dumps(first.state_dict()))
+    assert state == {"in_a_row": 2, "tasks": ["tvc", "tvqa"], "without_gradient": []}
+    second.load_state_dict(state)
+    with pytest.raises(UserError, match="3 steps in a row"):
+        fit(poisoned({0}), second)
+    third = Guards()
+    third.load_state_dict(state)
+    fit(guards=third, steps=1)  # of one task only
+    assert not [w for w in recwarn if "never had a gradient" in str(w.message)]
+
+
 def test_a_worker_that_dies(fit: Callable[..., VLModule]) -> None:
     def shoot(module: VLModule, step: int) -> None:
         if step == 1:
