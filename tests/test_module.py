@@ -205,7 +205,7 @@ def test_warmup_out_of_range(warmup: float) -> None:
 def test_other_ways_to_share_weights_out_are_refused() -> None:
     model = module()
     model._trainer = StubTrainer(strategy=FSDPStrategy())  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="take experiments/sharded.yaml"):
+    with pytest.raises(ConfigError, match=r"take experiments/sharded\.yaml"):
         model.configure_model()
 
 
