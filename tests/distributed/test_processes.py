@@ -1,4 +1,4 @@
-"""Batches stated once for all processes: 2 and 3 processes train and are scored as one, also with weights shared out."""
+"""Batches stated once for all: 2 and 3 processes train and are scored as one, also where they share the weights out."""
 
 from __future__ import annotations
 
