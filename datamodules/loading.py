@@ -190,6 +190,8 @@ class TaskData(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Make the training loader go on from there."""
         self._position = state_dict
+        if self._train_loader:  # a strategy that shares weights out asks for it before a checkpoint is read
+            self._train_loader.load_state_dict(state_dict)
 
     def val_dataloader(self) -> list[TaskLoader]:
         """One loader for each benchmark's validation split."""

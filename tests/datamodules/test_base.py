@@ -162,3 +162,24 @@ def test_image_regions_bring_their_boxes(data: Any, tokenizer_folder: Path) -> N
     ablated = NLVR2(**options(data, tokenizer_folder, ablate_visual=True)).load("train", Draw("nlvr", (0,)))
     assert not ablated.visual.any() and not ablated.boxes.any()
     assert torch.equal(ablated.visual_mask, batch.visual_mask)
+
+
+@pytest.mark.parametrize("loader_first", [False, True])
+def test_training_goes_on_where_a_checkpoint_says(tvqa: Any, tokenizer_folder: Path, loader_first: bool) -> None:
+    """Also where the loader was asked for before the checkpoint was read, as under ModelParallelStrategy."""
+    benchmark = TVQA(batch_size=1, **options(tvqa, tokenizer_folder))
+    whole = [batch.ids for batch in benchmark.train_dataloader()]
+    fresh = TVQA(batch_size=1, **options(tvqa, tokenizer_folder))
+    if loader_first:
+        loader = fresh.train_dataloader()
+    fresh.load_state_dict({"epoch": 0, "yielded": 2})
+    if not loader_first:
+        loader = fresh.train_dataloader()
+    assert len(whole) > 2 and [batch.ids for batch in loader] == whole[2:]
+
+
+def test_batches_that_too_many_processes_would_share(tvqa: Any, tokenizer_folder: Path) -> None:
+    benchmark = TVQA(batch_size=2, batch="global", **options(tvqa, tokenizer_folder))
+    assert benchmark.schedule(1).batch_sizes == benchmark.schedule(2).batch_sizes == {"tvqa": 2}
+    with pytest.raises(ConfigError, match=r"data.batch global: 3 processes cannot share .* 'tvqa' \(2 of \d examples"):
+        benchmark.schedule(3)
