@@ -24,6 +24,7 @@ def killed(folder: Path, root: Path, seconds: float, *options: str, **how: Any) 
     kill.kill(processes, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "workers"), [(1, (0, 2, 0)), (2, (2, 0, 2))])
 def test_killed_at_random(
     world: int, workers: tuple[int, ...], demo_root: Path, tmp_path: Path, whole: Callable[..., Any], goes_on: GoesOn
@@ -39,6 +40,7 @@ def test_killed_at_random(
     goes_on(tmp_path, f"--data.num_workers={2 - workers[-1]}", kind="image", world=world)
 
 
+@pytest.mark.slow
 def test_killed_at_chosen_steps(demo_root: Path, tmp_path: Path, goes_on: GoesOn) -> None:
     """Right after a checkpoint, in the validation of both epochs, and in the second epoch."""
     moments = [("on_train_batch_start", 3), ("on_validation_batch_start", 6), ("on_train_batch_start", 9)]
@@ -49,6 +51,7 @@ def test_killed_at_chosen_steps(demo_root: Path, tmp_path: Path, goes_on: GoesOn
     goes_on(tmp_path, kind="image")
 
 
+@pytest.mark.slow
 def test_killed_between_validations_within_an_epoch(demo_root: Path, tmp_path: Path) -> None:
     """Validation after every third step, which is when checkpoints fall due."""
     often = ("--trainer.val_check_interval=3",)
