@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from outcome import EXPERIMENTS
 
 TASKS = {"video": {"tvqa": "TVQA", "tvc": "TVC"}, "image": {"vqa": "VQAv2", "nlvr": "NLVR2"}}
+TUNING = {"video": "multiple_adapters", "image": "multiple_lora"}  # LoRA has dropout, the demo backbone has none
 CALLBACKS = "Overview", "Progress", "Pictures", "Results", "Guards", "LastCheckpoint"
 NONE: Mapping[str, Any] = {}
 LIMIT = 60  # seconds within which a run has to end or go on after a fault
@@ -78,7 +79,7 @@ def arguments(
     trainer = {"callbacks": callbacks, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
     file = folder / "run.json"
     file.write_text(json.dumps({"data": data, "trainer": trainer}))
-    configs = [*(EXPERIMENTS / f"{name}.yaml" for name in ("base", f"{kind}/base", f"{kind}/multiple_adapters"))]
+    configs = [*(EXPERIMENTS / f"{name}.yaml" for name in ("base", f"{kind}/base", f"{kind}/{TUNING[kind]}"))]
     given = ["--trainer.max_epochs=2", "--data.steps_per_epoch=6", "--trainer.limit_val_batches=1"]
     given += [f"--data.root={root}", "--trainer.accelerator=cpu", "--trainer.devices=1", "--data.num_workers=0"]
     return ["fit", *(f"--config={config}" for config in (*configs, file)), *given, *options]
