@@ -13,18 +13,28 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 def configuration(folder: Path, *callbacks: dict[str, Any]) -> list[str]:
-    """Options for two tasks with adapters of their own, dropout and temperature; these callbacks come last."""
+    """Options for two tasks with LoRA of their own (it has dropout), temperature and VQA's draw of answers.
+
+    These callbacks come last.
+    """
     file = folder / "run.json"
+    sizes = {"batch_size": 4, "eval_batch_size": 32}
     benchmarks = {
-        "tvqa": {"class_path": "datamodules.TVQA", "init_args": {"batch_size": 4, "eval_batch_size": 32}},
-        "tvc": {"class_path": "datamodules.TVC", "init_args": {"batch_size": 4, "eval_batch_size": 32}},
+        "vqa": {"class_path": "datamodules.VQAv2", "init_args": sizes | {"max_source": 40}},
+        "caption": {"class_path": "datamodules.COCO", "init_args": sizes | {"max_target": 50}},
     }
     data = {"class_path": "datamodules.MultiTask", "init_args": {"benchmarks": benchmarks, "temperature": 2.0}}
     last = {"class_path": "vl_peft.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 3}}
     trainer = {"callbacks": [{"class_path": "vl_peft.callbacks.Results"}, last, *callbacks]}
-    trainer |= {"enable_progress_bar": False, "log_every_n_steps": 1, "limit_val_batches": 1, "accelerator": "cpu"}
+    trainer |= {
+        "enable_progress_bar": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "limit_val_batches": 1,
+        "accelerator": "cpu",
+    }
     file.write_text(json.dumps({"data": data, "trainer": trainer}))
-    configs = [EXPERIMENTS / f"{name}.yaml" for name in ("base", "video/base", "video/multiple_adapters", "demo/video")]
+    configs = [EXPERIMENTS / f"{name}.yaml" for name in ("base", "image/base", "image/multiple_lora", "demo/image")]
     return [part for config in (*configs, file) for part in ("--config", str(config))]
 
 
