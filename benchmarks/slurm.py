@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,36 +72,44 @@ class Job:
         """Whether it has written a checkpoint."""
         return any(self.folder.glob(f"runs/{self.run}/version_*/checkpoints/last.ckpt"))
 
-    def wait(self, minutes: float) -> None:
-        """Until it is over, or so long."""
-        deadline = time.monotonic() + 60 * minutes
-        while self.shown("JobState") not in OVER and time.monotonic() < deadline:
-            time.sleep(1)
+    def over(self) -> bool:
+        """Whether it has ended and does not come back."""
+        return self.shown("JobState") in OVER
+
+
+def wait(condition: Callable[[], bool], minutes: float) -> None:
+    """Until it holds, or so long."""
+    deadline = time.monotonic() + 60 * minutes
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a job is disturbed, in which state it has to end, and how often it may be queued again."""
+    """How a job is disturbed, in which state it has to end, and how often it may be queued again.
+
+    ``{}`` in a command is the job's number; ``then`` is called when the job is in the queue again.
+    """
 
     name: str
-    command: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    command: str = ""
+    then: str = ""
     state: str = "COMPLETED"
-    restarts: range = range(1, 2)
+    restarts: int = 1
 
 
 WAYS = (
-    Way("undisturbed", restarts=range(1)),
-    Way("scontrol requeue", ("scontrol", "requeue")),
-    Way("scancel --signal=USR1", ("scancel", "--signal=USR1")),
-    Way("--time=1 --signal=USR1@20", options=("--time=1", "--signal=USR1@20"), restarts=range(1, 9)),
-    Way("scancel", ("scancel",), state="CANCELLED", restarts=range(1)),
+    Way("undisturbed", restarts=0),
+    Way("scontrol requeue", "scontrol requeue {}"),
+    Way("scancel --signal=USR1", "scancel --signal=USR1 {}"),
+    Way("time limit", "scontrol update JobId={} TimeLimit=1", "scontrol update JobId={} TimeLimit=10"),
+    Way("scancel", "scancel {}", state="CANCELLED", restarts=0),
 )
 
 
-def submit(folder: Path, root: Path, *options: str) -> Job:
+def submit(folder: Path, root: Path) -> Job:
     """Two nodes, one process on each; the nodes of a cluster on one host are all at this address."""
-    arguments = [*configuration(folder), f"--data.root={root.resolve()}", "--data.steps_per_epoch=100"]
+    arguments = [*configuration(folder), f"--data.root={root.resolve()}", "--data.steps_per_epoch=200"]
     arguments += ["--trainer.max_epochs=2", f"--trainer.logger.init_args.save_dir={folder / 'runs'}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -108,7 +117,7 @@ def submit(folder: Path, root: Path, *options: str) -> Job:
         environment["MASTER_ADDR"] = call("sinfo", "--noheader", "--Node", "--format=%o").split()[0]
     script = str(REPOSITORY / "experiments/slurm/train.sbatch")
     output = f"--output={folder}/%x-%j.out"
-    number = call("sbatch", "--parsable", "--nodes=2", output, *options, script, *arguments, env=environment)
+    number = call("sbatch", "--parsable", "--nodes=2", "--time=10", output, script, *arguments, env=environment)
     return Job(folder, number)
 
 
@@ -125,13 +134,15 @@ class End:
 
 def ride(root: Path, folder: Path, way: Way, minutes: float) -> End:
     """A job from its submission to its end, preempted a while after its first checkpoint."""
-    job = submit(folder, root, *way.options)
-    while way.command and not job.saved():
-        time.sleep(0.1)
+    job = submit(folder, root)
     if way.command:
+        wait(job.saved, minutes)
         time.sleep(2)
-        call(*way.command, job.number)
-    job.wait(minutes)
+        call(*way.command.format(job.number).split())
+    if way.then:
+        wait(lambda: job.shown("Restarts") == "1", minutes)
+        call(*way.then.format(job.number).split())
+    wait(job.over, minutes)
     time.sleep(10)  # a job that comes back by mistake does so at once
     state, said = job.shown("JobState"), job.said
     signals = [line.split(":")[0] for line in said.splitlines() if "the checkpoint is written" in line]
@@ -142,7 +153,7 @@ def ride(root: Path, folder: Path, way: Way, minutes: float) -> End:
 def faults(way: Way, end: End, expected: End) -> list[str]:
     """What is not as it should be; prints how it went."""
     found = [] if end.state == way.state else [f"{end.state}, not {way.state}"]
-    if end.restarts not in way.restarts or end.resumed != end.restarts:
+    if end.restarts != way.restarts or end.resumed != end.restarts:
         found.append(f"{end.restarts} restarts, {end.resumed} times resumed")
     found += differences(expected.outcome, end.outcome) if end.outcome else []
     verdict = found[:3] or ("equal" if end.outcome else "as it should be")

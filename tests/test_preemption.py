@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vl_peft.callbacks import LastCheckpoint
-from vl_peft.callbacks.last_checkpoint import requeue
 from vl_peft.checkpoint_io import SafeCheckpointIO, read_checkpoint
+from vl_peft.preemption import leaving_at_once, requeue
 
 
 class Model(BoringModel):
@@ -121,6 +122,27 @@ def test_outside_of_slurm_nothing_is_asked(slurm: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("SLURM_JOB_ID")
     requeue()
     assert not (slurm / "asked").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_while_loading_leaves_at_once(number: signal.Signals, slurm: Path) -> None:
+    before = [signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)]
+    with pytest.raises(SystemExit) as left, leaving_at_once():
+        os.kill(os.getpid(), number)
+        pytest.fail("still there")
+    ways = [signal.signal(n, handler) for n, handler in zip((signal.SIGUSR1, signal.SIGTERM), before, strict=True)]
+    assert left.value.code == 75 and (slurm / "asked").read_text() == "requeue 77\n"
+    assert ways == [signal.SIG_IGN] * 2, "SLURM's SIGTERM does not cut the way out short"
+
+
+@pytest.mark.parametrize("error", [None, ValueError()])
+def test_after_a_run_signals_are_as_they_were(error: Exception | None) -> None:
+    before = [signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)]
+    with suppress(ValueError), leaving_at_once():
+        assert signal.getsignal(signal.SIGTERM) not in before
+        if error:
+            raise error
+    assert [signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGTERM)] == before
 
 
 def test_lightning_does_not_queue_the_job_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

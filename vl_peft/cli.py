@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vl_peft.errors import ConfigError
 from vl_peft.failures import mistake, quiet_threads
 from vl_peft.module import VLModule
 from vl_peft.options import adapters_parser, data_parser
+from vl_peft.preemption import leaving_at_once
 from vl_peft.runs import NEWEST, continue_newest, finish, newest_checkpoint
 
 USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains each)
@@ -238,7 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[0] in TOOLS:
             return TOOLS[args[0]](args[1:]) or 0
-        _lightning(args)
+        with leaving_at_once() if args[0] == "fit" else nullcontext():
+            _lightning(args)
     except Exception as error:
         failure = mistake(error)
         if failure is None:

@@ -170,6 +170,13 @@ def test_a_signal_at_an_awkward_moment(during: str, demo_root: Path, tmp_path: P
     goes_on(tmp_path)
 
 
+def test_a_signal_before_training(demo_root: Path, tmp_path: Path) -> None:
+    """While data and weights are read, nothing is there to save."""
+    ended = runs.run(tmp_path, demo_root, fault={"moment": "setup", "command": "kill -USR1 $PID"})
+    assert ended.status == [75] and "leaving at once" in ended.said[0] and "Traceback" not in ended.said[0], ended.said
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 def test_a_process_that_trains_on_another_task(demo_root: Path, tmp_path: Path) -> None:
     """Its seed is another, and so is its order of tasks."""
     ended = runs.run(tmp_path, demo_root, world=2, only="--seed_everything=3")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,21 +10,12 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vl_peft.checkpoint_io import SafeCheckpointIO
 from vl_peft.errors import DataError, UserError
+from vl_peft.preemption import SIGNALS, Preempted, requeue
 from vl_peft.runs import check_writable
-
-PREEMPTED = 75
-"""Exit status of a run that was asked to stop and can be continued (``EX_TEMPFAIL`` of sysexits.h)."""
-
-
-class Preempted(SystemExit):
-    """The run has left in time: its checkpoint is written. Exit status 75."""
-
-    def __init__(self) -> None:
-        super().__init__(PREEMPTED)
 
 
 class LastCheckpoint(Checkpoint):
@@ -46,7 +35,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(
         self,
         every_n_steps: int = 500,
-        signals: tuple[str, ...] = ("SIGUSR1", "SIGTERM"),
+        signals: tuple[str, ...] = SIGNALS,
         agree_every_n_steps: int = 10,
     ) -> None:
         unknown = [name for name in signals if not hasattr(signal, name)]
@@ -177,26 +166,3 @@ def _validation_follows(trainer: Trainer) -> bool:
     """Whether Lightning validates right after the step that has just ended."""
     loop = trainer.fit_loop
     return trainer.enable_validation and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
-
-
-def requeue() -> None:
-    """Put this SLURM job back into the queue while it is running; nothing outside SLURM.
-
-    SLURM ends a job that is cancelled or that others have queued again with SIGTERM, too. Such a job is no longer
-    "running", and queueing it would bring back what somebody has cancelled.
-    """
-    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
-    if job is None:
-        return
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        job += f"_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        if _ask_slurm("squeue", "--noheader", "--format", "%T", "--jobs", job) == "RUNNING":
-            _ask_slurm("scontrol", "requeue", job)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip()
-        rank_zero_warn(f"The job {job} could not be queued again ({reason}): submit it again, with --ckpt_path auto.")
-
-
-def _ask_slurm(*command: str) -> str:
-    return subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout.strip()
