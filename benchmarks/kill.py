@@ -2,7 +2,7 @@
 
     python benchmarks/kill.py --root data/demo [--runs 60] [--seed 0]
 
-For 0 and 2 loader workers and 1 and 2 processes: one undisturbed run, then runs killed up to three times. The end must
+For 0 and 2 loader workers and 1 and 2 processes: one undisturbed run, then runs killed one to three times. The end must
 be the same to the last bit: trained weights, optimizer state, schedule, logged losses, scores and predictions.
 Prints where the kills fell, and exits with 1 if anything differs.
 """
@@ -32,6 +32,7 @@ from outcome import configuration, differences, outcome
 from vl_peft import checkpoint_io
 from vl_peft.cli import main
 
+WRITING = "writing a checkpoint"
 FORK = multiprocessing.get_context("fork")  # libraries are imported once, not in every run
 
 
@@ -43,7 +44,7 @@ class Trace(Callback):
         write = checkpoint_io.SafeCheckpointIO.save_checkpoint
 
         def traced(*args: Any, **kwargs: Any) -> None:
-            note("writing a checkpoint")
+            note(WRITING)
             write(*args, **kwargs)
             note("training")
 
@@ -96,6 +97,7 @@ def _status(arguments: list[str]) -> int:
 def start(arguments: list[str], folder: Path, world: int) -> list[BaseProcess]:
     """The processes of a run that goes on where it can."""
     folder.mkdir(exist_ok=True, parents=True)
+    (folder / "trace0").unlink(missing_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -105,16 +107,21 @@ def start(arguments: list[str], folder: Path, world: int) -> list[BaseProcess]:
     return list(processes)
 
 
+def doing(folder: Path) -> str:
+    """What the first process of a run does."""
+    trace = folder / "trace0"
+    return (trace.read_text() if trace.exists() else "") or "starting"
+
+
 def kill(processes: list[BaseProcess], folder: Path) -> str:
     """End all processes and their workers at once; returns what the first one was doing."""
-    trace = folder / "trace0"
-    what = trace.read_text() if trace.exists() else ""
+    what = doing(folder)
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
     for process in processes:
         process.join()
-    return what or "starting"
+    return what
 
 
 def finish(processes: list[BaseProcess], folder: Path) -> None:
@@ -124,6 +131,38 @@ def finish(processes: list[BaseProcess], folder: Path) -> None:
     if any(process.exitcode for process in processes):
         kill(processes, folder)
         sys.exit(f"a run failed:\n{(folder / 'log0.txt').read_text()[-3000:]}")
+
+
+def wait_for_the_moment(processes: list[BaseProcess], folder: Path, draw: random.Random, seconds: float) -> bool:
+    """A random moment of a run that takes so long; every third one is within the writing of the next checkpoint.
+
+    False if the run is over before.
+    """
+    deadline = time.monotonic() + draw.uniform(0, seconds)
+    writing = not draw.randrange(3)
+    while all(process.is_alive() for process in processes):
+        if time.monotonic() > deadline and (not writing or doing(folder) == WRITING):
+            time.sleep(draw.uniform(0, 0.01) if writing else 0)
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def kill_and_go_on(arguments: list[str], folder: Path, world: int, draw: random.Random, seconds: float) -> list[str]:
+    """A run that is killed one to three times; returns what it was doing then."""
+    fell: list[str] = []
+    times = draw.randint(1, 3)
+    while len(fell) < times:
+        processes = start(arguments, folder, world)
+        if wait_for_the_moment(processes, folder, draw, seconds):
+            fell.append(kill(processes, folder))
+        else:
+            finish(processes, folder)
+            if fell:
+                return fell
+            shutil.rmtree(folder)  # too late: once more
+    finish(start(arguments, folder, world), folder)
+    return fell
 
 
 def benchmark(root: Path, runs: int, seed: int, folder: Path) -> int:
@@ -142,22 +181,13 @@ def benchmark(root: Path, runs: int, seed: int, folder: Path) -> int:
         seconds = time.monotonic() - begun
         expected = outcome(whole)
         for run in range(runs // len(kinds)):
-            place, here = folder / f"killed{i}_{run}", []
-            for _ in range(draw.randint(1, 3)):
-                processes = start(arguments, place, world)
-                deadline = time.monotonic() + draw.uniform(0.1, seconds)
-                while time.monotonic() < deadline and any(p.is_alive() for p in processes):
-                    time.sleep(0.005)
-                if all(p.is_alive() for p in processes):
-                    here.append(kill(processes, place))
-                else:
-                    finish(processes, place)
-            finish(start(arguments, place, world), place)
+            place = folder / f"killed{i}_{run}"
+            here = kill_and_go_on(arguments, place, world, draw, seconds)
             unequal = differences(expected, outcome(place))
             fell.update(here)
             done, wrong = done + 1, wrong + bool(unequal)
-            print(f"{workers} workers, {world} processes: killed {', '.join(here) or 'never'}: "
-                  f"{'equal' if not unequal else f'DIFFERS in {len(unequal)}: {unequal[:3]}'}", flush=True)  # fmt: skip
+            verdict = f"DIFFERS in {len(unequal)}: {unequal[:3]}" if unequal else "equal"
+            print(f"{workers} workers, {world} processes: killed in {', '.join(here)}: {verdict}", flush=True)
             shutil.rmtree(place)
     print(f"{done} runs, {fell.total()} kills: {', '.join(f'{what} {n}' for what, n in fell.most_common())}")
     print(f"{done - wrong} of {done} ended bit-identical to the undisturbed run")

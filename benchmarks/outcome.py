@@ -18,7 +18,7 @@ def configuration(folder: Path, *callbacks: dict[str, Any]) -> list[str]:
     These callbacks come last.
     """
     file = folder / "run.json"
-    sizes = {"batch_size": 4, "eval_batch_size": 32}
+    sizes = {"batch_size": 4, "eval_batch_size": 8}
     benchmarks = {
         "vqa": {"class_path": "datamodules.VQAv2", "init_args": sizes | {"max_source": 40}},
         "caption": {"class_path": "datamodules.COCO", "init_args": sizes | {"max_target": 50}},
