@@ -124,9 +124,6 @@ class VLModule(LightningModule):
         seed = self.trainer.datamodule.loading.seed  # type: ignore[attr-defined]
         key = uniform(seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(key * 2**63))
-        # Lightning would log each task's last loss again in the steps of the other tasks.
-        if (results := self.trainer._results) is not None:
-            results.reset(fx="training_step")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, reduced as its task says."""
