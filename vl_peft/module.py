@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -20,7 +20,7 @@ from vl_peft.checkpoint import load_adapters
 from vl_peft.collate import uniform
 from vl_peft.errors import ConfigError
 from vl_peft.metrics import SentenceMetric
-from vl_peft.sharding import share_out
+from vl_peft.sharding import Sharded, share_out
 from vl_peft.tuning.base import Tuning, trainable
 from vl_peft.vision import Vision
 
@@ -105,16 +105,19 @@ class VLModule(LightningModule):
         self._shared_out = False
 
     def configure_model(self) -> None:
-        """Share the weights out where the strategy is Lightning's ``ModelParallelStrategy``; else leave them alone.
+        """Share the weights out where the strategy is :class:`Sharded`; else leave them alone.
 
         Raises:
             ConfigError: the strategy is another one that shares them out, in a way that checkpoints here do not know.
         """
-        if isinstance(self.trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):
-            raise ConfigError("trainer.strategy fsdp, deepspeed: not supported; take experiments/sharded.yaml (FSDP2).")
+        strategy = self.trainer.strategy
+        others = FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
+        if isinstance(strategy, others) and not isinstance(strategy, Sharded):
+            raise ConfigError(
+                f"trainer.strategy {type(strategy).__name__}: not supported; take experiments/sharded.yaml."
+            )
         if self.device_mesh is not None and not self._shared_out:
-            one_file = not self.trainer.strategy._save_distributed_checkpoint  # type: ignore[attr-defined]
-            share_out(self.backbone, self.device_mesh, one_file)
+            share_out(self.backbone, self.device_mesh)
             self._shared_out = True
 
     # -- training ---------------------------------------------------------------------------------------------------

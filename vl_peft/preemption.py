@@ -42,7 +42,7 @@ def leaving_at_once() -> Iterator[None]:
         rank_zero_info(f"{signal.Signals(number).name} while nothing is trained: leaving at once.")
         if os.getpid() != program:
             pass  # a worker of it
-        elif rank_zero_only.rank == 0:
+        elif rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             requeue()
         elif "SLURM_JOB_ID" in os.environ:
             time.sleep(10)  # the first process to leave ends the others: let process 0 ask first

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from vl_peft.backbones.base import Backbone
-from vl_peft.errors import ConfigError
+from vl_peft.checkpoint_io import read_checkpoint
 
 
-def share_out(backbone: Backbone, mesh: DeviceMesh, one_file: bool) -> None:
+class Sharded(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2, over all processes of all nodes; a checkpoint is one file, as in other runs."""
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        """Every process holds a part."""
+        self._data_parallel_size = self.num_processes * self.num_nodes
+        super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint into the parts.
+
+        Raises:
+            DataError: it is missing, truncated, holds objects (which could run code) or is no checkpoint of a run.
+        """
+        read_checkpoint(Path(checkpoint_path))
+        return super().load_checkpoint(checkpoint_path, weights_only=True)
+
+
+def share_out(backbone: Backbone, mesh: DeviceMesh) -> None:
     """Give each process its part of every parameter, frozen or not; layers are gathered one at a time when they run.
 
     Args:
         backbone: tuned already; changed in place.
-        mesh: of Lightning's ``ModelParallelStrategy``, with the dimensions ``data_parallel`` and ``tensor_parallel``.
-        one_file: whether the strategy writes a checkpoint as one file.
-
-    Raises:
-        ConfigError: the strategy is to split single layers, or checkpoints.
+        mesh: of :class:`Sharded`, with the dimension ``data_parallel``.
     """
-    if mesh["tensor_parallel"].size() > 1 or not one_file:
-        raise ConfigError(
-            "ModelParallelStrategy needs data_parallel_size: the number of all processes, tensor_parallel_size: 1 and "
-            "save_distributed_checkpoint: false; see experiments/sharded.yaml."
-        )
     whole = mesh["data_parallel"]
     for stack in (backbone.lm.get_encoder(), backbone.lm.get_decoder()):
         for layers in stack.children():
