@@ -165,7 +165,7 @@ def compare(root: Path, folder: Path) -> bool:
         found = outcome(place)
         expected = expected or found
         unequal = differences(expected, found)
-        alike &= not unequal and resumed == bool(fault)
+        alike &= not unequal and bool(resumed) == bool(fault)
         print(f"{name}: {seen}resumed {resumed} times: {unequal[:3] if unequal else 'equal'}", flush=True)
     return alike
 
