@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
+from vl_peft.backbones import VLBart
 from vl_peft.batch import Batch, Example, Generation, Task
 from vl_peft.errors import ConfigError
 from vl_peft.module import VLModule, decays, warmup_then_linear
-from vl_peft.tuning import FullFineTuning, Route
+from vl_peft.sharding import share_out
+from vl_peft.tuning import FullFineTuning, Hyperformer, Route
 from vl_peft.tuning.base import Tunable, Tuning
 
 TASKS = {
@@ -66,7 +68,6 @@ class StubTrainer:
             "precision": "bf16-mixed",
             "estimated_stepping_batches": 100,
             "current_epoch": 0,
-            "_results": None,
         } | facts
         vars(self).update(facts, global_rank=facts.get("global_rank", 0))
 
@@ -207,6 +208,13 @@ def test_other_ways_to_share_weights_out_are_refused() -> None:
     model._trainer = StubTrainer(strategy=FSDPStrategy())  # type: ignore[assignment]
     with pytest.raises(ConfigError, match=r"take experiments/sharded\.yaml"):
         model.configure_model()
+
+
+def test_parameters_that_layers_share_cannot_be_shared_out() -> None:
+    backbone = VLBart("demo")
+    Hyperformer().attach(backbone, ["a", "b"])
+    with pytest.raises(ConfigError, match=r"several layers share 'lm\..*take ddp"):
+        share_out(backbone, None)  # type: ignore[arg-type]
 
 
 def test_half_precision_is_refused() -> None:

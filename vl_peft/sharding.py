@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from vl_peft.backbones.base import Backbone
 from vl_peft.checkpoint_io import read_checkpoint
+from vl_peft.errors import ConfigError
 
 
 class Sharded(ModelParallelStrategy):
@@ -42,12 +44,23 @@ def share_out(backbone: Backbone, mesh: DeviceMesh) -> None:
     Args:
         backbone: tuned already; changed in place.
         mesh: of :class:`Sharded`, with the dimension ``data_parallel``.
+
+    Raises:
+        ConfigError: two layers have the same parameter, as with Hyperformer.
     """
+    layers = [
+        layer
+        for stack in (backbone.lm.get_encoder(), backbone.lm.get_decoder())
+        for modules in stack.children()
+        for layer in (modules if isinstance(modules, nn.ModuleList) else ())
+    ]
+    owners = Counter(parameter for layer in layers for parameter in layer.parameters())
+    shared = [name for name, parameter in backbone.named_parameters() if owners[parameter] > 1]
+    if shared:
+        raise ConfigError(f"trainer.strategy Sharded: several layers share '{shared[0]}'; take ddp for this tuning.")
     whole = mesh["data_parallel"]
-    for stack in (backbone.lm.get_encoder(), backbone.lm.get_decoder()):
-        for layers in stack.children():
-            for layer in layers if isinstance(layers, nn.ModuleList) else ():
-                fully_shard(layer, mesh=whole)
+    for layer in layers:
+        fully_shard(layer, mesh=whole)
     fully_shard(backbone, mesh=whole, reshard_after_forward=True)
     for method in ("generate", "choose"):  # they begin outside of forward
         register_fsdp_forward_method(backbone, method)
