@@ -172,9 +172,7 @@ def benchmark(root: Path, runs: int, seed: int, folder: Path) -> int:
     base = ["fit", *configuration(folder, {"class_path": "kill.Trace"}), f"--data.root={root.resolve()}"]
     base += ["--data.steps_per_epoch=10", "--trainer.max_epochs=2", "--ckpt_path=auto"]
     for i, (workers, world) in enumerate(kinds):
-        strategy = "ddp_find_unused_parameters_true" if world > 1 else "auto"
         arguments = [*base, f"--data.num_workers={workers}", f"--trainer.devices={world}"]
-        arguments.append(f"--trainer.strategy={strategy}")
         whole = folder / f"whole{i}"
         begun = time.monotonic()
         finish(start(arguments, whole, world), whole)

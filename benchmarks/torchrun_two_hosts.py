@@ -149,7 +149,7 @@ def compare(root: Path, folder: Path) -> bool:
         arguments = [*configuration(place), f"--data.root={root.resolve()}", "--data.steps_per_epoch=100"]
         arguments += ["--trainer.max_epochs=2", "--trainer.num_nodes=2", "--trainer.devices=1", "--ckpt_path=auto"]
         arguments += [f"--trainer.logger.init_args.save_dir={place / 'runs'}"]
-        run = Training(place, [*arguments, "--trainer.strategy=ddp_find_unused_parameters_true"])
+        run = Training(place, arguments)
         for host in range(2):
             run.start(host)
         seen = ""

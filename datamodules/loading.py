@@ -219,10 +219,13 @@ class TaskData(LightningDataModule, ABC):
 
     def _evaluation_loaders(self, split: Split) -> list[TaskLoader]:
         rank, world = self._rank_and_world()
+        in_step = getattr(self.trainer and self.trainer.strategy, "in_step", False)
         return [
             self._loader(
                 split,
-                SequentialTaskSampler(name, len(b.examples(split)), b.eval_batch_size or b.batch_size, rank, world),
+                SequentialTaskSampler(
+                    name, len(b.examples(split)), b.eval_batch_size or b.batch_size, rank, world, in_step
+                ),
             )
             for name, b in self.benchmarks.items()
         ]

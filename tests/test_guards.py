@@ -45,6 +45,7 @@ def fit(demo_root: Path, tmp_path: Path) -> Callable[..., VLModule]:
         guards: Guards | None = None,
         workers: int = 0,
         steps: int = 6,
+        accumulate: int = 1,
     ) -> VLModule:
         benchmarks = {"tvqa": TVQA(batch_size=4), "tvc": TVC(batch_size=4)}
         data = MultiTask(benchmarks, root=str(demo_root), steps_per_epoch=steps, num_workers=workers)
@@ -55,6 +56,7 @@ def fit(demo_root: Path, tmp_path: Path) -> Callable[..., VLModule]:
             devices=1,
             logger=False,
             limit_val_batches=0,
+            accumulate_grad_batches=accumulate,
             default_root_dir=tmp_path,
             callbacks=[Fault(do), guards or Guards()],
             enable_progress_bar=False,
@@ -106,6 +108,16 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], Callable[[
         return lambda module, step: now.update(step=step)
 
     return make
+
+
+def test_an_update_of_several_batches_is_left_out_once(
+    fit: Callable[..., VLModule], poisoned: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="left out") as warned:
+        fit(poisoned({3, 6}), Guards(max_skipped=3), steps=9, accumulate=3)
+    assert len([w for w in warned if "left out" in str(w.message)]) == 2, "the updates of batches 3-5 and 6-8"
+    lines = (tmp_path / "skipped_batches_0.jsonl").read_text().splitlines()
+    assert len(lines) == 6 and len({tuple(json.loads(line)["ids"]) for line in lines}) == 6
 
 
 def test_steps_without_a_finite_loss_change_nothing(

@@ -170,4 +170,3 @@ def test_lightning_does_not_queue_the_job_as_well(tmp_path: Path, monkeypatch: p
     )
     trainer.fit(Model())
     assert handlers == [last._ask]
-    assert not trainer._accelerator_connector.cluster_environment.auto_requeue

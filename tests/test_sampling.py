@@ -188,6 +188,16 @@ def test_evaluation_reads_every_row_once_in_order(size: int, batch_size: int, wo
         assert not batches or 1 <= batches[-1] <= batch_size
 
 
+@given(st.integers(1, 50), st.integers(1, 9), st.integers(1, 5))
+def test_evaluation_in_step_gives_all_processes_as_many_batches(size: int, batch_size: int, world: int) -> None:
+    samplers = [SequentialTaskSampler("a", size, batch_size, rank, world, in_step=True) for rank in range(world)]
+    draws = [list(sampler) for sampler in samplers]
+    assert [len(d) for d in draws] == [len(sampler) for sampler in samplers] == [len(draws[0])] * world
+    assert {row for d in draws for draw in d for row in draw.rows} == set(range(size))
+    assert all(1 <= len(draw.rows) <= batch_size for d in draws for draw in d)
+    assert len(draws[0]) == -(-size // (batch_size * world)), "no more batches than the first process needs"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

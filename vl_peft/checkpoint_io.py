@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor, nn
 
-from vl_peft.errors import DataError
+from vl_peft.errors import ConfigError, DataError
+from vl_peft.tuning.base import trainable
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -65,7 +68,7 @@ def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
     Raises:
         DataError: it is missing, truncated, holds objects (which could run code) or is no checkpoint of a run.
     """
-    remedy = "Take another checkpoint of the run."
+    remedy = "Take another checkpoint, or begin anew."
     try:
         checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     except FileNotFoundError:
@@ -78,6 +81,26 @@ def read_checkpoint(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "loops"} <= checkpoint.keys():
         raise DataError(file, "is not the checkpoint of a run", remedy=remedy)
     return checkpoint
+
+
+def refuse_others(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint of another configuration instead of loading the part that fits.
+
+    Args:
+        module: the module that is to go on.
+        weights: the checkpoint's, of all that trains.
+
+    Raises:
+        ConfigError: if parameters are missing, unknown, or of another shape.
+    """
+    mine = {name: p.shape for name, p in trainable(module).items()}
+    theirs = {name: t.shape for name, t in weights.items()}
+    if mine != theirs:
+        wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        raise ConfigError(
+            f"The checkpoint is of another configuration: {len(wrong)} of its trained parameters differ from "
+            f"this model's, first '{wrong[0]}' (checkpoint {theirs.get(wrong[0])}, model {mine.get(wrong[0])})."
+        )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vl_peft.backbones.base import Backbone
 from vl_peft.batch import Batch, Task
 from vl_peft.checkpoint import load_adapters
+from vl_peft.checkpoint_io import refuse_others
 from vl_peft.collate import uniform
 from vl_peft.errors import ConfigError
 from vl_peft.metrics import SentenceMetric
@@ -92,7 +93,7 @@ class VLModule(LightningModule):
         self.betas, self.eps, self.warmup = betas, eps, warmup
         self.strict_loading = False  # checkpoints hold what trains; the rest comes from the pretrained backbone
         self.metrics: dict[str, SentenceMetric] = {}
-        self.skipped_step = False  # the last one, because its gradient was not finite
+        self.skipped_step: bool | None = None  # whether this batch's update was; None where gradients are gathered
         self.repeats = False  # a validation of a former process, which has logged it and not written its results
         tuning.attach(backbone, list(tasks))
         self.vision = None if raw is None else Vision(raw, train_vision)
@@ -105,10 +106,10 @@ class VLModule(LightningModule):
         self._shared_out = False
 
     def configure_model(self) -> None:
-        """Share the weights out where the strategy is :class:`Sharded`; else leave them alone.
+        """Tell the strategy what it has to know: parts that a step does not use, or which weights to share out.
 
         Raises:
-            ConfigError: the strategy is another one that shares them out, in a way that checkpoints here do not know.
+            ConfigError: the strategy shares weights out in a way that checkpoints here do not know.
         """
         strategy = self.trainer.strategy
         others = FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
@@ -116,14 +117,22 @@ class VLModule(LightningModule):
             raise ConfigError(
                 f"trainer.strategy {type(strategy).__name__}: not supported; take experiments/sharded.yaml."
             )
+        if isinstance(strategy, DDPStrategy) and self._tasks_own_parts:
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         if self.device_mesh is not None and not self._shared_out:
             share_out(self.backbone, self.device_mesh)
             self._shared_out = True
+
+    @property
+    def _tasks_own_parts(self) -> bool:
+        """Whether some of what trains is one task's own: it is called after the task, wherever it is."""
+        return len(self.tasks) > 1 and any(self.tasks.keys() & name.split(".") for name in trainable(self))
 
     # -- training ---------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a pure function of seed, epoch, step and process, so that a resumed run repeats it."""
+        self.skipped_step = None
         seed = self.trainer.datamodule.loading.seed  # type: ignore[attr-defined]
         key = uniform(seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(key * 2**63))
@@ -334,11 +343,4 @@ class VLModule(LightningModule):
         """
         if self._shared_out:
             return  # the strategy has loaded it already, by name
-        mine = {name: p.shape for name, p in trainable(self).items()}
-        theirs = {name: t.shape for name, t in checkpoint["state_dict"].items()}
-        if mine != theirs:
-            wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-            raise ConfigError(
-                f"The checkpoint is of another configuration: {len(wrong)} of its trained parameters differ from "
-                f"this model's, first '{wrong[0]}' (checkpoint {theirs.get(wrong[0])}, model {mine.get(wrong[0])})."
-            )
+        refuse_others(self, checkpoint["state_dict"])

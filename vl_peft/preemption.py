@@ -45,7 +45,7 @@ def leaving_at_once() -> Iterator[None]:
         elif rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             requeue()
         elif "SLURM_JOB_ID" in os.environ:
-            time.sleep(10)  # the first process to leave ends the others: let process 0 ask first
+            time.sleep(130)  # srun ends all when the first one leaves: that has to be process 0, which asks SLURM twice
         raise Preempted
 
     program = os.getpid()

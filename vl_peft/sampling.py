@@ -146,17 +146,25 @@ class TaskSampler(Sampler[Draw]):
 
 
 class SequentialTaskSampler(Sampler[Draw]):
-    """All rows of one task once, in order and without padding, for evaluation: rank r takes rows r, r + world, ..."""
+    """All rows of one task once, in order and without padding, for evaluation: rank r takes rows r, r + world, ...
 
-    def __init__(self, task: str, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+    ``in_step`` gives all ranks as many batches, for strategies that need it: one that has fewer repeats its first rows,
+    or another rank's if it has none. Metrics count an example once.
+    """
+
+    def __init__(
+        self, task: str, size: int, batch_size: int, rank: int = 0, world: int = 1, in_step: bool = False
+    ) -> None:
         self.task, self.rows, self.batch_size = task, range(rank, size, world), batch_size
+        self.batches = math.ceil((math.ceil(size / world) if in_step else len(self.rows)) / batch_size)
+        self.spare = self.rows[:batch_size] or range(min(size, 1))
 
     def __iter__(self) -> Iterator[Draw]:
-        for start in range(0, len(self.rows), self.batch_size):
-            yield Draw(self.task, tuple(self.rows[start : start + self.batch_size]))
+        for start in range(0, self.batches * self.batch_size, self.batch_size):
+            yield Draw(self.task, tuple(self.rows[start : start + self.batch_size] or self.spare))
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return self.batches
 
 
 def _leave_signals_to_parent(worker: int) -> None:

@@ -13,12 +13,18 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from vl_peft.backbones.base import Backbone
-from vl_peft.checkpoint_io import read_checkpoint
+from vl_peft.checkpoint_io import read_checkpoint, refuse_others
 from vl_peft.errors import ConfigError
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for FSDP2, over all processes of all nodes; a checkpoint is one file, as in other runs."""
+    """Lightning's strategy for FSDP2, over all processes of all nodes; a checkpoint is one file, as in other runs.
+
+    A layer's weights are gathered from all processes when it runs. So all have to run as many batches, in evaluation
+    too (``in_step``), and as many steps of generation.
+    """
+
+    in_step = True
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
@@ -33,8 +39,10 @@ class Sharded(ModelParallelStrategy):
 
         Raises:
             DataError: it is missing, truncated, holds objects (which could run code) or is no checkpoint of a run.
+            ConfigError: it is of another configuration.
         """
-        read_checkpoint(Path(checkpoint_path))
+        assert self.lightning_module is not None
+        refuse_others(self.lightning_module, read_checkpoint(Path(checkpoint_path))["state_dict"])
         return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 
@@ -62,5 +70,6 @@ def share_out(backbone: Backbone, mesh: DeviceMesh) -> None:
     for layer in layers:
         fully_shard(layer, mesh=whole)
     fully_shard(backbone, mesh=whole, reshard_after_forward=True)
+    backbone.lm._is_fsdp_managed_module = True  # type: ignore[assignment]  # transformers generates in step then
     for method in ("generate", "choose"):  # they begin outside of forward
         register_fsdp_forward_method(backbone, method)

@@ -36,11 +36,16 @@ class Fault(Callback):
         command: for ``/bin/sh``.
         step: not before this optimizer step.
         rank: on this process only.
+        also: another fault.
     """
 
-    def __init__(self, moment: str, command: str, step: int = 0, rank: int = 0) -> None:
+    def __init__(
+        self, moment: str, command: str, step: int = 0, rank: int = 0, also: dict[str, Any] | None = None
+    ) -> None:
         self.command, self.step, self.rank = command, step, rank
         setattr(self, moment, self._strike)
+        if also:
+            setattr(self, also["moment"], Fault(**also)._strike)
 
     def _strike(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         if trainer.global_rank == self.rank and trainer.global_step >= self.step and self.command:
@@ -92,8 +97,7 @@ def run(folder: Path, root: Path, *options: str, world: int = 1, seconds: float 
 
 def begin(folder: Path, root: Path, *options: str, world: int = 1, only: str = "", **how: Any) -> list[BaseProcess]:
     """The processes of a run; ``only`` is an option that the last one has alone."""
-    strategy = "ddp_find_unused_parameters_true" if world > 1 else "auto"
-    given = [*arguments(folder, root, *options, **how), f"--trainer.devices={world}", f"--trainer.strategy={strategy}"]
+    given = [*arguments(folder, root, *options, **how), f"--trainer.devices={world}"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

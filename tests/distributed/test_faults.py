@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runs
@@ -127,26 +128,40 @@ def test_a_process_of_two_that_is_killed(
     goes_on(tmp_path, world=2)
 
 
-@pytest.mark.slow
-def test_one_command_with_two_processes_leaves_none_behind(demo_root: Path, tmp_path: Path) -> None:
-    """Lightning starts the second process; it is killed."""
-    fault = {"moment": "on_train_batch_start", "step": 3, "command": "kill -9 $PID", "rank": 1}
-    strategy = ("--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_true")
-    given = runs.arguments(tmp_path, demo_root, *strategy, fault=fault)
+def one_command(folder: Path, root: Path, fault: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """A run of two processes, the second of which Lightning starts."""
+    given = runs.arguments(folder, root, "--trainer.devices=2", fault=fault)
     paths = os.pathsep.join(
         str(Path(__file__).parents[n] / place) for n, place in ((0, ""), (2, ""), (2, "benchmarks"))
     )
-    process = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "vl_peft.cli", *given],
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True,  # until every process has closed its end
+        capture_output=True,
         text=True,
         timeout=3 * runs.LIMIT,
     )
+
+
+@pytest.mark.slow
+def test_one_command_with_two_processes_leaves_none_behind(demo_root: Path, tmp_path: Path) -> None:
+    """The second one is killed."""
+    fault = {"moment": "on_train_batch_start", "step": 3, "command": "kill -9 $PID", "rank": 1}
+    process = one_command(tmp_path, demo_root, fault)
     assert process.returncode in (2, -9), process.stderr  # -9: Lightning itself ends all processes
     assert "Another process of this run has ended" in process.stderr or "terminated with code -9" in process.stderr
     assert last_step(tmp_path) == 3
+
+
+@pytest.mark.slow
+def test_one_command_with_two_processes_leaves_in_time(demo_root: Path, tmp_path: Path) -> None:
+    """The first one is asked to, and is slow on its way out: Lightning would kill it, as the second one has left."""
+    fault = {"moment": "on_train_batch_start", "step": 3, "command": "kill -USR1 $PID"}
+    slow = {"moment": "on_exception", "command": "sleep 6"}
+    process = one_command(tmp_path, demo_root, fault | {"also": slow})
+    assert process.returncode == 75, process.stderr
+    assert last_step(tmp_path) == 4
 
 
 SIGNALS = {
@@ -175,6 +190,16 @@ def test_a_signal_before_training(demo_root: Path, tmp_path: Path) -> None:
     ended = runs.run(tmp_path, demo_root, fault={"moment": "setup", "command": "kill -USR1 $PID"})
     assert ended.status == [75] and "leaving at once" in ended.said[0] and "Traceback" not in ended.said[0], ended.said
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_in_set_up(demo_root: Path, tmp_path: Path, goes_on: GoesOn) -> None:
+    """After which Lightning itself would begin to listen."""
+    fault = {"moment": "on_fit_start", "command": "kill -TERM $PID", "rank": 1}
+    ended = runs.run(tmp_path, demo_root, world=2, fault=fault)
+    assert ended.status == [75, 75] and "Traceback" not in "".join(ended.said), ended.said
+    assert last_step(tmp_path) == 1
+    goes_on(tmp_path, world=2)
 
 
 def test_a_process_that_trains_on_another_task(demo_root: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[2]
-STRATEGIES = ["full", "adapters", "lora", "hyperformer", "prompts"]
+STRATEGIES = ["full", "adapters", "lora", "hyperformer", "prompts", "accumulated"]
 
 
 def run(root: Path, backbone: Path, out: Path, world: int, *options: str) -> dict[str, Any]:

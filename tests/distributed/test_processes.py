@@ -21,20 +21,22 @@ BENCHMARKS = {"tvqa": "datamodules.TVQA", "tvc": "datamodules.TVC"}
 
 @pytest.fixture(scope="module")
 def corpus(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The video part, with two questions to validate on: fewer than processes."""
+    """The video part, with two questions to validate on, fewer than processes, and nine captions."""
     root = tmp_path_factory.mktemp("corpus")
     shutil.copytree(demo_root / "video", root / "video", ignore=shutil.ignore_patterns("videos"))
-    file = root / "video/ann/tvqa/tvqa_val.jsonl"
-    file.write_text("\n".join(file.read_text().splitlines()[:2]) + "\n")
+    for name, count in (("tvqa/tvqa_val.jsonl", 2), ("tvc/tvc_val_release.jsonl", 9)):
+        file = root / "video/ann" / name
+        file.write_text("\n".join(file.read_text().splitlines()[:count]) + "\n")
     return root
 
 
 def fit(corpus: Path, folder: Path, world: int, *options: str) -> Path:
     """One run; batches of 7, which neither 2 nor 3 processes share evenly. Returns the run's folder."""
-    benchmarks = {k: {"class_path": c, "init_args": {"batch_size": 7}} for k, c in BENCHMARKS.items()}
+    benchmarks = {
+        k: {"class_path": c, "init_args": {"batch_size": 7, "eval_batch_size": 4}} for k, c in BENCHMARKS.items()
+    }
     init = {"benchmarks": benchmarks, "batch": "global", "steps_per_epoch": 6, "root": str(corpus)}
     trainer = {"devices": world, "accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1}
-    trainer["strategy"] = "ddp_find_unused_parameters_true" if world > 1 else "auto"
     # A large epsilon: Adam blows rounding noise up to whole steps where gradients are all but 0.
     model = {"eps": 1e-3, "tuning": {"class_path": "vl_peft.tuning.Adapter", "init_args": {"sharing": "multiple"}}}
     config = {"data": {"class_path": "datamodules.MultiTask", "init_args": init}, "trainer": trainer, "model": model}

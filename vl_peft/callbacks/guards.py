@@ -28,8 +28,8 @@ class Guards(Callback):
 
     * A frozen parameter has changed: looked at after each epoch; an error.
     * A parameter trains, its task was seen, and it never had a gradient: after the first epoch; a warning.
-    * A loss or gradient is not finite: the step is left out (by :class:`VLModule`) and counted; after
-      ``max_skipped`` in a row, an error, and the ids of those batches are in ``skipped_batches.jsonl``.
+    * A gradient is not finite, as it is when the loss is not: the step is left out (by :class:`VLModule`) and counted;
+      after ``max_skipped`` in a row, an error. The ids of those batches are in ``skipped_batches_<process>.jsonl``.
     * The processes do not train on the same task: an error.
 
     Args:
@@ -43,6 +43,7 @@ class Guards(Callback):
         self._without_gradient: set[str] | None = None
         self._tasks: set[str] = set()
         self._in_a_row = 0
+        self._gathered: list[Batch] = []
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on has seen before: the same on all processes."""
@@ -90,18 +91,23 @@ class Guards(Callback):
         Raises:
             UserError: too many in a row.
         """
-        if not cast(VLModule, pl_module).skipped_step:
+        self._gathered.append(batch)
+        if (skipped := cast(VLModule, pl_module).skipped_step) is None:
+            return  # within an update
+        batches, self._gathered = self._gathered, []
+        if not skipped:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        rank_zero_warn(f"Step {trainer.global_step} ({batch.task}): loss or gradient is not finite; left out.")
+        rank_zero_warn(f"Step {trainer.global_step} ({batch.task}): a gradient is not finite; left out.")
         file = Path(trainer.log_dir or trainer.default_root_dir) / f"skipped_batches_{trainer.global_rank}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"step": trainer.global_step, "task": batch.task, "ids": batch.ids}) + "\n")
+            for one in batches:
+                lines.write(json.dumps({"step": trainer.global_step, "task": one.task, "ids": one.ids}) + "\n")
         if self._in_a_row >= self.max_skipped:
             raise UserError(
-                f"{self._in_a_row} steps in a row had a loss or gradient that is not finite; the ids of their "
+                f"{self._in_a_row} steps in a row had a gradient that is not finite; the ids of their "
                 f"examples are in {file}. Lower model.lr, or look at these examples with `vl-peft data check`."
             )
 

@@ -8,11 +8,9 @@ from types import FrameType
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from vl_peft.checkpoint_io import SafeCheckpointIO
 from vl_peft.errors import DataError, UserError
 from vl_peft.preemption import SIGNALS, Preempted, requeue
 from vl_peft.runs import check_writable
@@ -52,36 +50,27 @@ class LastCheckpoint(Checkpoint):
         return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen from the beginning, and keep Lightning from queueing a SLURM job itself: it loses a step."""
+        """Listen, and keep Lightning from it: it stops inside of a step, and queues a SLURM job without that step."""
         if stage == "fit":
+            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
             self._listen()
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment):
-            environment.auto_requeue = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See that the folder can be written to, before hours of training.
 
         Raises:
-            DataError: it cannot.
+            UserError: it cannot.
         """
-        file = self.file(trainer)
+        file, problem = self.file(trainer), ""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            check_writable(file.parent)
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen in the place of Lightning, which began to in between."""
-        self._listen()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise, if there was no sanity check."""
-        self._listen()
+            try:
+                check_writable(file.parent)
+            except DataError as error:
+                problem = str(error)
+        _fail_everywhere(trainer, problem)
 
     def _listen(self) -> None:
-        """Not Lightning, which stops inside of a step."""
-        for number in self.signals:
-            before = signal.signal(number, self._ask)
-            self._handlers.setdefault(number, before)
+        self._handlers = {number: signal.signal(number, self._ask) for number in self.signals}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = signal.Signals(number).name
@@ -96,7 +85,8 @@ class LastCheckpoint(Checkpoint):
         self._stop = self._agreed(trainer, self._last)
         self._due = self._stop or trainer.global_step % self.every_n_steps == 0
         if self._due and not self._last and not _validation_follows(trainer):
-            # Lightning logs a step after this hook: a run that ends in between would go on without its losses.
+            # Lightning logs a step after this hook: a run that ends in between would go on without its losses. Those of
+            # a step with a checkpoint are in the log twice.
             trainer._logger_connector.update_train_step_metrics()
             self._save_when_due(trainer)
 
@@ -116,11 +106,10 @@ class LastCheckpoint(Checkpoint):
         """A last checkpoint that could not be written is an error after all.
 
         Raises:
-            DataError: the checkpoint is not that of the end.
+            UserError: the checkpoint is not that of the end.
         """
-        io = trainer.strategy.checkpoint_io
-        if isinstance(io, SafeCheckpointIO) and io.problem:
-            raise DataError(self.file(trainer), io.problem, remedy="Make room and go on with --ckpt_path auto.")
+        problem = getattr(trainer.strategy.checkpoint_io, "problem", "")
+        _fail_everywhere(trainer, problem and f"{problem}. Make room and go on with --ckpt_path auto.")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop listening, now that the results are written: checkpoint callbacks come last."""
@@ -153,6 +142,8 @@ class LastCheckpoint(Checkpoint):
         rank_zero_info(f"{self._asked or 'A signal'}: the checkpoint is written; go on with --ckpt_path auto.")
         if trainer.is_global_zero:
             requeue()
+        # Where Lightning has started the other processes, it would kill this one when they leave with a status.
+        getattr(trainer.strategy.launcher, "procs", []).clear()
         trainer.strategy.barrier("preempted")
         raise Preempted
 
@@ -160,6 +151,12 @@ class LastCheckpoint(Checkpoint):
         while self._handlers:
             number, handler = self._handlers.popitem()
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _fail_everywhere(trainer: Trainer, problem: str) -> None:
+    """What process 0 has found ends all of them: none is left waiting for it."""
+    if problem := trainer.strategy.broadcast(problem):
+        raise UserError(problem)
 
 
 def _validation_follows(trainer: Trainer) -> bool:
