@@ -195,7 +195,7 @@ def test_a_signal_before_training(demo_root: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_in_set_up(demo_root: Path, tmp_path: Path, goes_on: GoesOn) -> None:
     """After which Lightning itself would begin to listen."""
-    fault = {"moment": "on_fit_start", "command": "kill -TERM $PID", "rank": 1}
+    fault = {"moment": "on_train_start", "command": "kill -TERM $PID", "rank": 1}
     ended = runs.run(tmp_path, demo_root, world=2, fault=fault)
     assert ended.status == [75, 75] and "Traceback" not in "".join(ended.said), ended.said
     assert last_step(tmp_path) == 1

@@ -21,10 +21,10 @@ BENCHMARKS = {"tvqa": "datamodules.TVQA", "tvc": "datamodules.TVC"}
 
 @pytest.fixture(scope="module")
 def corpus(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The video part, with two questions to validate on, fewer than processes, and nine captions."""
+    """The video part, with two questions to validate on, fewer than processes, and seven captions."""
     root = tmp_path_factory.mktemp("corpus")
     shutil.copytree(demo_root / "video", root / "video", ignore=shutil.ignore_patterns("videos"))
-    for name, count in (("tvqa/tvqa_val.jsonl", 2), ("tvc/tvc_val_release.jsonl", 9)):
+    for name, count in (("tvqa/tvqa_val.jsonl", 2), ("tvc/tvc_val_release.jsonl", 7)):
         file = root / "video/ann" / name
         file.write_text("\n".join(file.read_text().splitlines()[:count]) + "\n")
     return root
@@ -33,7 +33,7 @@ def corpus(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(corpus: Path, folder: Path, world: int, *options: str) -> Path:
     """One run; batches of 7, which neither 2 nor 3 processes share evenly. Returns the run's folder."""
     benchmarks = {
-        k: {"class_path": c, "init_args": {"batch_size": 7, "eval_batch_size": 4}} for k, c in BENCHMARKS.items()
+        k: {"class_path": c, "init_args": {"batch_size": 7, "eval_batch_size": 3}} for k, c in BENCHMARKS.items()
     }
     init = {"benchmarks": benchmarks, "batch": "global", "steps_per_epoch": 6, "root": str(corpus)}
     trainer = {"devices": world, "accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1}
