@@ -25,7 +25,7 @@ from vl_peft.errors import ConfigError
 from vl_peft.failures import mistake, quiet_threads
 from vl_peft.module import VLModule
 from vl_peft.options import adapters_parser, data_parser
-from vl_peft.preemption import leaving_at_once
+from vl_peft.preemption import Preempted, leaving_at_once
 from vl_peft.runs import NEWEST, continue_newest, finish, newest_checkpoint
 
 USAGE = """usage: vl-peft COMMAND [options]     (vl-peft COMMAND --help explains each)
@@ -228,6 +228,12 @@ def _hush() -> None:
         logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in noise))
 
 
+def _part() -> None:
+    """Part from the other processes: threads of torch that last until Python ends have aborted it there."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake ends with its message and status 2."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -242,6 +248,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return TOOLS[args[0]](args[1:]) or 0
         with leaving_at_once() if args[0] == "fit" else nullcontext():
             _lightning(args)
+        _part()
+    except Preempted:
+        _part()
+        raise
     except Exception as error:
         failure = mistake(error)
         if failure is None:

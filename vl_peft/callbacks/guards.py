@@ -43,7 +43,7 @@ class Guards(Callback):
         self._without_gradient: set[str] | None = None
         self._tasks: set[str] = set()
         self._in_a_row = 0
-        self._gathered: list[Batch] = []
+        self._gathered: list[tuple[str, list[str]]] = []  # tasks and ids of the batches of an update
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on has seen before: the same on all processes."""
@@ -91,7 +91,7 @@ class Guards(Callback):
         Raises:
             UserError: too many in a row.
         """
-        self._gathered.append(batch)
+        self._gathered.append((batch.task, batch.ids))
         if (skipped := cast(VLModule, pl_module).skipped_step) is None:
             return  # within an update
         batches, self._gathered = self._gathered, []
@@ -103,8 +103,8 @@ class Guards(Callback):
         file = Path(trainer.log_dir or trainer.default_root_dir) / f"skipped_batches_{trainer.global_rank}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
-            for one in batches:
-                lines.write(json.dumps({"step": trainer.global_step, "task": one.task, "ids": one.ids}) + "\n")
+            for task, ids in batches:
+                lines.write(json.dumps({"step": trainer.global_step, "task": task, "ids": ids}) + "\n")
         if self._in_a_row >= self.max_skipped:
             raise UserError(
                 f"{self._in_a_row} steps in a row had a gradient that is not finite; the ids of their "
