@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from vl_peft.backbones import VLBart
 from vl_peft.batch import Batch, Example, Generation, Task
 from vl_peft.errors import ConfigError
 from vl_peft.module import VLModule, decays, warmup_then_linear
-from vl_peft.sharding import share_out
+from vl_peft.sharding import Sharded, share_out
 from vl_peft.tuning import FullFineTuning, Hyperformer, Route
 from vl_peft.tuning.base import Tunable, Tuning
 
@@ -64,11 +65,7 @@ class StubTrainer:
     """What the module asks of its trainer."""
 
     def __init__(self, **facts: Any) -> None:
-        facts = {
-            "precision": "bf16-mixed",
-            "estimated_stepping_batches": 100,
-            "current_epoch": 0,
-        } | facts
+        facts = {"precision": "bf16-mixed", "estimated_stepping_batches": 100, "current_epoch": 0} | facts
         vars(self).update(facts, global_rank=facts.get("global_rank", 0))
 
 
@@ -208,6 +205,14 @@ def test_other_ways_to_share_weights_out_are_refused() -> None:
     model._trainer = StubTrainer(strategy=FSDPStrategy())  # type: ignore[assignment]
     with pytest.raises(ConfigError, match=r"take experiments/sharded\.yaml"):
         model.configure_model()
+
+
+def test_weights_of_another_configuration_are_refused_before_they_are_shared_out(tmp_path: Path) -> None:
+    strategy, file = Sharded(), tmp_path / "last.ckpt"
+    strategy._lightning_module = module()
+    torch.save({"state_dict": {"other": torch.zeros(2)}, "loops": {}}, file)
+    with pytest.raises(ConfigError, match=r"of another configuration: .* differ"):
+        strategy.load_checkpoint(file)
 
 
 def test_parameters_that_layers_share_cannot_be_shared_out() -> None:

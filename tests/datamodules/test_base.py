@@ -166,7 +166,7 @@ def test_image_regions_bring_their_boxes(data: Any, tokenizer_folder: Path) -> N
 
 @pytest.mark.parametrize("loader_first", [False, True])
 def test_training_goes_on_where_a_checkpoint_says(tvqa: Any, tokenizer_folder: Path, loader_first: bool) -> None:
-    """Also where the loader was asked for before the checkpoint was read, as under ModelParallelStrategy."""
+    """Also where the loader was asked for before the checkpoint was read, as under Sharded."""
     benchmark = TVQA(batch_size=1, **options(tvqa, tokenizer_folder))
     whole = [batch.ids for batch in benchmark.train_dataloader()]
     fresh = TVQA(batch_size=1, **options(tvqa, tokenizer_folder))

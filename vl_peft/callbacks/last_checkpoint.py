@@ -116,7 +116,7 @@ class LastCheckpoint(Checkpoint):
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening, unless it is the way out: SLURM's SIGTERM comes now, and Lightning would answer it."""
+        """Stop listening, unless it is the way out: SLURM's SIGTERM comes now, and is not to cut it short."""
         if not isinstance(exception, Preempted):
             self._restore()
 
@@ -128,7 +128,6 @@ class LastCheckpoint(Checkpoint):
         return trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False)
 
     def _save_when_due(self, trainer: Trainer) -> None:
-        self._due = False
         self._save(trainer)
         if self._stop:
             self._leave(trainer)
