@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -336,6 +338,39 @@ class Broken(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> object:
         return DataError("a.json", "not a list", record=3, remedy="Mend it.") if 7 in draw.rows else list(draw.rows)
+
+
+LEFT_OPEN = """
+import multiprocessing, sys
+from vl_peft.sampling import SequentialTaskSampler, TaskLoader
+
+class Echo:
+    def __getitem__(self, draw):
+        return draw.rows
+
+reading = []
+
+def read():
+    reading.append(iter(TaskLoader(Echo(), SequentialTaskSampler("a", 9, 3), num_workers=2)))
+    next(reading[0])
+
+if __name__ == "__main__" and sys.argv[1] == "directly":
+    read()
+elif __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=read)
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize("how", ["directly", "as a child"])
+def test_a_process_ends_quietly_with_workers_still_there(how: str, tmp_path: Path) -> None:
+    """They take no SIGTERM: multiprocessing would wait for them for ever."""
+    script = tmp_path / "left_open.py"
+    script.write_text(LEFT_OPEN)
+    done = subprocess.run([sys.executable, script, how], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @workers

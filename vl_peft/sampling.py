@@ -6,13 +6,13 @@ Nothing here is communicated between processes; every rank computes the same sch
 
 from __future__ import annotations
 
-import atexit
 import math
 import multiprocessing
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,8 +183,10 @@ def worker_death(error: BaseException) -> UserError | None:
 
 def _end_workers() -> None:
     """At the exit of the training process: what multiprocessing does there, a SIGTERM, the workers do not hear."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise that they have died
     for process in multiprocessing.active_children():
-        process.kill()
+        if process.daemon:
+            process.kill()
 
 
 class TaskLoader:
@@ -209,8 +211,7 @@ class TaskLoader:
         )
         self._yielded = 0
         if self._loader.num_workers:
-            atexit.unregister(_end_workers)
-            atexit.register(_end_workers)  # once, and after multiprocessing's own, so that it runs before
+            Finalize(None, _end_workers, exitpriority=0)  # atexit would not do: a child of multiprocessing skips it
 
     def __len__(self) -> int:
         return len(self.sampler)
