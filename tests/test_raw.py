@@ -80,6 +80,15 @@ def test_a_frozen_encoder_trains_as_its_features_do(
     assert main(["adapters", "export", str(raw), str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.parametrize("trains", ["false", "true"])
+def test_all_in_bfloat16(trains: str, command: Command, bare_root: Path) -> None:
+    """Pixels are float32; the encoder and the backbone are not."""
+    half = (*RAW, *FEW, "--trainer.precision=bf16-true", f"--model.train_vision={trains}")
+    run = command("fit", "image", bare_root, *half)
+    assert {tensor.dtype for tensor in weights(run).values()} == {torch.bfloat16}
+    assert len(answers(run)) == 32
+
+
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_trained_encoder_is_saved_and_resumed(
     kind: str, command: Command, bare_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

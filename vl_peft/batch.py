@@ -43,7 +43,7 @@ class Task:
     candidates: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Example:
     """One record of one benchmark: plain data, picklable, nothing tokenized.
 
@@ -68,7 +68,7 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PictureLayout:
     """What is to be made of a batch's pictures.
 

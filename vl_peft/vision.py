@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from math import isqrt
@@ -50,7 +51,9 @@ class Vision(nn.Module):
         if batch.pictures is None or batch.layout is None:
             return batch
         layout, device = batch.layout, batch.pictures.device
-        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
+        half = next(self.encoder.parameters()).dtype == torch.bfloat16  # bf16-true; pixels are float32
+        precision = torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()), precision:
             encoded = torch.cat([self._encode(chunk, layout) for chunk in batch.pictures.split(CHUNK)]).float()
             tokens, lengths = _shorten(encoded, layout)
         places = place(lengths, layout.pad_to)

@@ -43,5 +43,6 @@ class VisualEmbedding(nn.Module):
         """
         x1, x2, y1, y2 = boxes.unbind(-1)
         boxes = torch.cat([boxes, ((y2 - y1) * (x2 - x1)).unsqueeze(-1)], dim=-1)
+        visual, boxes = visual.to(self.image.weight.dtype), boxes.to(self.image.weight.dtype)
         out: Tensor = self.feature(visual) + self.box(boxes) + self.image(image_index) + objects
         return out
