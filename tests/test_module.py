@@ -232,6 +232,7 @@ def test_half_precision_is_refused() -> None:
 @pytest.mark.parametrize(("limit", "after"), [(None, 13.0), (0.0, 13.0), (26.0, 13.0), (2.6, 2.6)])
 def test_clipping(limit: float | None, after: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model, logged = module(), {}
+    model._trainer = StubTrainer(strategy=None)  # type: ignore[assignment]
     monkeypatch.setattr(model, "log", logged.__setitem__)
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     model.backbone.scale.grad = torch.tensor([5.0])
@@ -282,6 +283,7 @@ class StubMetric:
 @pytest.mark.parametrize(("stage", "hook"), [("val", "validation"), ("test", "test")])
 def test_every_benchmark_has_scores_of_its_own(stage: str, hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, logged = module(), {}
+    model._trainer = StubTrainer(strategy=None)  # type: ignore[assignment]
     benchmarks = {name: SimpleNamespace(metric=StubMetric) for name in ("vqa", "nlvr")}
     model._trainer = StubTrainer(  # type: ignore[assignment]
         datamodule=SimpleNamespace(benchmarks=benchmarks),

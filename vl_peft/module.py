@@ -24,6 +24,7 @@ from vl_peft.metrics import SentenceMetric
 from vl_peft.sharding import Sharded, share_out
 from vl_peft.tuning.base import Tuning, trainable
 from vl_peft.vision import Vision
+from vl_peft.zero import Zero
 
 
 def warmup_then_linear(step: int, warmup: int, total: int) -> float:
@@ -113,10 +114,13 @@ class VLModule(LightningModule):
         """
         strategy = self.trainer.strategy
         others = FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
-        if isinstance(strategy, others) and not isinstance(strategy, Sharded):
+        if isinstance(strategy, others) and not isinstance(strategy, (Sharded, Zero)):
+            take = "zero" if isinstance(strategy, DeepSpeedStrategy) else "sharded"
             raise ConfigError(
-                f"trainer.strategy {type(strategy).__name__}: not supported; take experiments/sharded.yaml."
+                f"trainer.strategy {type(strategy).__name__}: its checkpoints are others; take experiments/{take}.yaml."
             )
+        if isinstance(strategy, Zero) and self._tasks_own_parts:
+            raise ConfigError("trainer.strategy Zero: would update tasks' own parts in other tasks' steps; take ddp.")
         if isinstance(strategy, DDPStrategy) and self._tasks_own_parts:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         if self.device_mesh is not None and not self._shared_out:
@@ -182,7 +186,8 @@ class VLModule(LightningModule):
         if reduction == "token":
             return losses.sum().div(self._mean_over_processes(labelled.sum()))
         per_example = losses.sum(dim=1) / labelled.sum(dim=1).clamp(min=1)
-        return (per_example * weights).sum().div(self._mean_over_processes(weights.new_tensor(len(weights))))
+        rows = torch.tensor(len(weights), device=weights.device)
+        return (per_example * weights).sum().div(self._mean_over_processes(rows))
 
     def _mean_over_processes(self, count: Tensor) -> Tensor:
         count = count.float()
@@ -248,6 +253,8 @@ class VLModule(LightningModule):
         """
         if gradient_clip_algorithm not in (None, "norm"):
             raise ConfigError(f"trainer.gradient_clip_algorithm must be norm, not {gradient_clip_algorithm}.")
+        if isinstance(self.trainer.strategy, Zero):
+            return  # DeepSpeed does all this
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         self.log("train/grad_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -81,7 +81,8 @@ class Guards(Callback):
         """See which parameters have a gradient."""
         if self._without_gradient and trainer.current_epoch == 0:
             parameters = dict(pl_module.named_parameters())
-            self._without_gradient = {name for name in self._without_gradient if parameters[name].grad is None}
+            has_gradient = getattr(trainer.strategy, "has_gradient", lambda p: p.grad is not None)
+            self._without_gradient = {n for n in self._without_gradient if not has_gradient(parameters[n])}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
