@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 from torch import Tensor, nn
 
 from vl_peft.backbones import VLBart
@@ -18,6 +18,7 @@ from vl_peft.module import VLModule, decays, warmup_then_linear
 from vl_peft.sharding import Sharded, share_out
 from vl_peft.tuning import FullFineTuning, Hyperformer, Route
 from vl_peft.tuning.base import Tunable, Tuning
+from vl_peft.zero import Zero
 
 TASKS = {
     "vqa": Task("vqa", generation=Generation(num_beams=5)),
@@ -200,11 +201,21 @@ def test_warmup_out_of_range(warmup: float) -> None:
         module(warmup=warmup)
 
 
-def test_other_ways_to_share_weights_out_are_refused() -> None:
+# None of DeepSpeed's can be made without it.
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        (FSDPStrategy(), r"its checkpoints are others; take experiments/sharded\.yaml"),
+        (DeepSpeedStrategy.__new__(DeepSpeedStrategy), r"its checkpoints are others; take experiments/zero\.yaml"),
+        (Zero.__new__(Zero), "would update tasks' own parts in other tasks' steps; take ddp"),
+    ],
+)
+def test_strategies_that_are_refused(strategy: Strategy, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = module()
-    model._trainer = StubTrainer(strategy=FSDPStrategy())  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match=r"take experiments/sharded\.yaml"):
-        model.configure_model()
+    monkeypatch.setattr(VLModule, "_tasks_own_parts", True)
+    model._trainer = StubTrainer(strategy=strategy)  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=said):
+        model.setup("fit")
 
 
 def test_weights_of_another_configuration_are_refused_before_they_are_shared_out(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Task:
     candidates: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass  # not frozen, nor what else is in a batch: Lightning could not convert it for bf16-true
 class Example:
     """One record of one benchmark: plain data, picklable, nothing tokenized.
 

@@ -106,11 +106,11 @@ class VLModule(LightningModule):
 
         self._shared_out = False
 
-    def configure_model(self) -> None:
-        """Tell the strategy what it has to know: parts that a step does not use, or which weights to share out.
+    def setup(self, stage: str) -> None:
+        """Look at the strategy.
 
         Raises:
-            ConfigError: the strategy shares weights out in a way that checkpoints here do not know.
+            ConfigError: it has checkpoints of its own, or cannot train parts that tasks own.
         """
         strategy = self.trainer.strategy
         others = FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
@@ -121,6 +121,10 @@ class VLModule(LightningModule):
             )
         if isinstance(strategy, Zero) and self._tasks_own_parts:
             raise ConfigError("trainer.strategy Zero: would update tasks' own parts in other tasks' steps; take ddp.")
+
+    def configure_model(self) -> None:
+        """Tell the strategy what it has to know: parts that a step does not use, or which weights to share out."""
+        strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and self._tasks_own_parts:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         if self.device_mesh is not None and not self._shared_out:
